@@ -1,0 +1,1 @@
+"""The bottom layer: records, table schemas, prompt strings and configuration that every stage shares."""

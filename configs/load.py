@@ -1,0 +1,253 @@
+"""YAML to frozen dataclasses: an unknown, missing or ill-typed key is an error that names file, key and mend.
+
+Check a profile from the shell::
+
+    python -m configs.load --profile tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.errors import UserError, run_command
+
+DIRECTORY = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class CorpusSpec:
+    """A corpus (the shared tail of some tasks). ``kind`` is a module with ``make_corpus``; ``params`` are its own."""
+
+    kind: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task. ``kind`` is a module of ``tasks`` (or a dotted module anywhere); ``metric`` a function of tasks.metrics."""
+
+    kind: str
+    corpus: str
+    metric: str
+    title: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """An index over a corpus, built once and shared by the systems that name it."""
+
+    kind: str
+    model: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SystemSpec:
+    """A system. ``kind`` is a module of ``baselines`` (or a dotted module anywhere).
+
+    ``model`` and ``index`` name entries of models.yaml and of ``indexes``; ``max_questions`` caps the questions of a
+    cell for a system that pays for a rebuilt context with each of them.
+    """
+
+    kind: str
+    title: str
+    model: str | None = None
+    index: str | None = None
+    max_questions: int | None = None
+    reads_gold: bool = False
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model that the workflow makes. ``kind`` is a module with a ``train`` command; ``after`` names its parent model."""
+
+    kind: str
+    after: str | None = None
+    samples: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One experiment: which systems meet which tasks at which contexts, with how many questions and seeds."""
+
+    title: str
+    tokenizer: dict[str, Any]
+    contexts: list[str]
+    tasks: dict[str, int]  # task -> questions in a cell
+    systems: list[str]
+    seeds: list[int]
+    models: list[str]
+    samples: dict[str, dict[str, Any]]  # training sets: name -> parameters of tasks.samples
+    latency: dict[str, Any]  # task and questions of the latency cells
+
+
+def build(cls: type, mapping: Any, where: str) -> Any:
+    """Make the dataclass ``cls`` from a mapping.
+
+    Raises:
+        UserError: an unknown, missing or ill-typed key; the message says where and, for a typo, the nearest key.
+    """
+    if not isinstance(mapping, dict):
+        raise UserError(f"{where}: expected a mapping, found {type(mapping).__name__}")
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key, value in mapping.items():
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UserError(f"{where}: unknown key '{key}'{hint} (known: {', '.join(sorted(fields))})")
+        if not _has_type(value, hints[key]):
+            raise UserError(f"{where}: key '{key}' must be {_type_name(hints[key])}, found {value!r}")
+    for key, item in fields.items():
+        required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+        if required and key not in mapping:
+            raise UserError(f"{where}: key '{key}' is missing; add it")
+    return cls(**{key: float(value) if hints[key] is float else value for key, value in mapping.items()})
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    origin = typing.get_origin(hint)
+    if hint is Any:
+        return True
+    if origin in (types.UnionType, typing.Union):
+        return any(_has_type(value, part) for part in typing.get_args(hint))
+    if origin is list:
+        return isinstance(value, list) and all(_has_type(item, typing.get_args(hint)[0]) for item in value)
+    if origin is dict:
+        kinds = typing.get_args(hint)
+        return isinstance(value, dict) and all(_has_type(k, kinds[0]) and _has_type(v, kinds[1]) for k, v in value.items())
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_origin(hint) else str(hint).replace("typing.", "")
+
+
+def read_yaml(path: Path | str) -> Any:
+    """Read a YAML file; a missing or broken one is a UserError that names it."""
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        known = ", ".join(sorted(item.stem for item in Path(path).parent.glob("*.yaml")))
+        raise UserError(f"{path}: no such file (there: {known})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A profile with everything it names, checked against one another."""
+
+    name: str
+    profile: Profile
+    contexts: dict[str, int]
+    corpora: dict[str, CorpusSpec]
+    tasks: dict[str, TaskSpec]
+    indexes: dict[str, IndexSpec]
+    systems: dict[str, SystemSpec]
+    models: dict[str, ModelSpec]
+
+
+def _entries(cls: type, mapping: Any, where: str) -> dict[str, Any]:
+    return {name: build(cls, entry, f"{where}: {name}") for name, entry in (mapping or {}).items()}
+
+
+def _sections(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    content = read_yaml(path)
+    for key in content:
+        if key not in names:
+            raise UserError(f"{path}: unknown key '{key}' (known: {', '.join(names)})")
+    return {name: content.get(name, {}) for name in names}
+
+
+def load(profile: str, directory: Path | str = DIRECTORY) -> Experiment:
+    """Read and check one profile and the tables that it names.
+
+    Args:
+        profile: name of a file of ``configs/profiles``.
+        directory: the configuration directory.
+
+    Raises:
+        UserError: any unknown key or name, in any of the files.
+    """
+    directory = Path(directory)
+    path = directory / "profiles" / f"{profile}.yaml"
+    chosen: Profile = build(Profile, read_yaml(path), str(path))
+    task_file = _sections(directory / "tasks.yaml", ("corpora", "tasks"))
+    system_file = _sections(directory / "systems.yaml", ("indexes", "systems"))
+    experiment = Experiment(
+        name=profile,
+        profile=chosen,
+        contexts=read_yaml(directory / "contexts.yaml"),
+        corpora=_entries(CorpusSpec, task_file["corpora"], f"{directory / 'tasks.yaml'}: corpora"),
+        tasks=_entries(TaskSpec, task_file["tasks"], f"{directory / 'tasks.yaml'}: tasks"),
+        indexes=_entries(IndexSpec, system_file["indexes"], f"{directory / 'systems.yaml'}: indexes"),
+        systems=_entries(SystemSpec, system_file["systems"], f"{directory / 'systems.yaml'}: systems"),
+        models=_entries(ModelSpec, read_yaml(directory / "models.yaml"), str(directory / "models.yaml")),
+    )
+    _check_names(experiment, path, directory)
+    return experiment
+
+
+def _check_names(experiment: Experiment, path: Path, directory: Path) -> None:
+    profile = experiment.profile
+    _known(profile.contexts, experiment.contexts, f"{path}: contexts", directory / "contexts.yaml")
+    _known(profile.tasks, experiment.tasks, f"{path}: tasks", directory / "tasks.yaml")
+    _known(profile.systems, experiment.systems, f"{path}: systems", directory / "systems.yaml")
+    _known(profile.models, experiment.models, f"{path}: models", directory / "models.yaml")
+    for name in profile.tasks:
+        where = f"{directory / 'tasks.yaml'}: tasks: {name}: corpus"
+        _known([experiment.tasks[name].corpus], experiment.corpora, where, directory / "tasks.yaml")
+    for name in profile.systems:
+        spec, where = experiment.systems[name], f"{directory / 'systems.yaml'}: systems: {name}"
+        if spec.index is not None:
+            _known([spec.index], experiment.indexes, f"{where}: index", directory / "systems.yaml")
+        model = spec.model or (experiment.indexes[spec.index].model if spec.index else None)
+        if model is not None:
+            _known([model], profile.models, f"{where}: model", path)
+
+
+def _known(names: Any, known: Any, where: str, source: Path) -> None:
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), [str(item) for item in known], 1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UserError(f"{where}: unknown name '{name}'{hint} (known in {source}: {', '.join(map(str, known))})")
+
+
+def module_name(kind: str, package: str) -> str:
+    """The module that a ``kind`` names: dotted names as they stand, others inside ``package``."""
+    return kind if "." in kind else f"{package}.{kind}"
+
+
+def main() -> None:
+    """Check a profile and print what it holds."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
+    parser.add_argument("--configs", default=DIRECTORY, type=Path, help="the configuration directory")
+    arguments = parser.parse_args()
+    experiment = load(arguments.profile, arguments.configs)
+    profile = experiment.profile
+    cells = len(profile.systems) * len(profile.tasks) * len(profile.contexts) * len(profile.seeds)
+    print(f"{profile.title}: {len(profile.systems)} systems x {len(profile.tasks)} tasks x {len(profile.contexts)} contexts"
+          f" x {len(profile.seeds)} seeds = {cells} cells")
+
+
+if __name__ == "__main__":
+    run_command(main)

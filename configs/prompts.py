@@ -1,0 +1,40 @@
+"""The strings that models see: special tokens, the document wrapper, the question and reader templates (METHOD: paper sections 3-4)."""
+
+from __future__ import annotations
+
+IM_START = "<|im_start|>"
+IM_END = "<|im_end|>"
+OBJECT_REF_END = "<|object_ref_end|>"  # ends generated ids and fetched text
+END_OF_RETRIEVE = "<End-of-Retrieve>"  # the model has all the documents it wants
+END_OF_TEXT = "<|endoftext|>"  # padding
+SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, OBJECT_REF_END, END_OF_RETRIEVE)
+
+TEMPLATE_HEAD = f"{IM_START}user\n"
+TEMPLATE_TAIL = f"{IM_END}\n{IM_START}assistant\n"
+REPEAT_QUESTION = "The user's question is: "
+GIVE_ANSWER = "The answer to the question is: "
+
+
+def document(doc_id: int, text: str) -> str:
+    """A document of the memory: its id stands at both ends."""
+    return f"{IM_START}[{doc_id}]. {text}[{doc_id}]{IM_END}"
+
+
+def fetched(doc_id: int, text: str) -> str:
+    """A document's original text, one line of what Memory Interleave appends."""
+    return f"[{doc_id}]. {text}\n"
+
+
+def citation(doc_ids: list[int]) -> str:
+    """Generated ids: ``[17][4]<|object_ref_end|>``."""
+    return "".join(f"[{doc_id}]" for doc_id in doc_ids) + OBJECT_REF_END
+
+
+def question(text: str) -> str:
+    """The question text: the tokens that take part in routing."""
+    return f"Answer from the documents above: {text} Return all related documents."
+
+
+def reader_question(text: str) -> str:
+    """The question as a reader gets it, after the documents' text."""
+    return f"Answer from the documents above: {text}"

@@ -1,0 +1,180 @@
+"""Schemas of the files between stages, with validated reading and whole-or-nothing writing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.errors import UserError
+from configs.records import Answer, CorpusView, Document, Overlay, Question
+
+_ids = pa.list_(pa.int64())
+_strings = pa.list_(pa.string())
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "corpus": pa.schema([("doc_id", pa.int64()), ("text", pa.string()), ("num_tokens", pa.int32())]),
+    "overlays": pa.schema(
+        [("overlay_id", pa.string()), ("doc_id", pa.int64()), ("text", pa.string()), ("num_tokens", pa.int32())]
+    ),
+    "questions": pa.schema(
+        [
+            ("question_id", pa.string()),
+            ("text", pa.string()),
+            ("answer_prefix", pa.string()),
+            ("max_new_tokens", pa.int32()),
+            ("overlay_id", pa.string()),
+        ]
+    ),
+    # gold never reaches a system; `oracle` is the declared exception
+    "gold": pa.schema([("question_id", pa.string()), ("answers", _strings), ("gold_doc_ids", _ids)]),
+    # training memories: the documents of one bank, shared by all samples of that bank
+    "banks": pa.schema(
+        [("bank_id", pa.int64()), ("doc_id", pa.int64()), ("text", pa.string()), ("num_tokens", pa.int32())]
+    ),
+    # `chain`: ids retrieved in each round; all of them together are the positives of the whole question
+    "samples": pa.schema(
+        [
+            ("sample_id", pa.int64()),
+            ("bank_id", pa.int64()),
+            ("task", pa.string()),
+            ("question", pa.string()),
+            ("answer_prefix", pa.string()),
+            ("answer", pa.string()),
+            ("chain", pa.list_(_ids)),
+        ]
+    ),
+    "scores": pa.schema(
+        [
+            ("system", pa.string()),
+            ("task", pa.string()),
+            ("context", pa.string()),
+            ("seed", pa.int32()),
+            ("question_id", pa.string()),
+            ("metric", pa.string()),
+            ("value", pa.float64()),
+        ]
+    ),
+    "summary": pa.schema(
+        [
+            ("system", pa.string()),
+            ("task", pa.string()),
+            ("context", pa.string()),
+            ("context_tokens", pa.int64()),
+            ("metric", pa.string()),
+            ("unit", pa.string()),
+            ("n", pa.int32()),
+            ("failures", pa.int32()),
+            ("value", pa.float64()),
+            ("low", pa.float64()),
+            ("high", pa.float64()),
+            ("status", pa.string()),
+        ]
+    ),
+}
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place only when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_table(name: str, rows: Iterable[dict[str, Any]], path: Path | str) -> None:
+    """Write rows under the schema called ``name``; the file appears whole or not at all."""
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMAS[name])
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_arrow(name: str, path: Path | str) -> pa.Table:
+    """Read and validate a table.
+
+    Raises:
+        UserError: the file is missing, not Parquet, or has other columns than the schema ``name``.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the workflow stage that makes it") from None
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run the same command again") from None
+    if not table.schema.equals(SCHEMAS[name]):
+        expected = ", ".join(f"{field.name}: {field.type}" for field in SCHEMAS[name])
+        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        raise UserError(f"{path}: not a {name} table: expected columns [{expected}], found [{found}]")
+    return table
+
+
+def read_table(name: str, path: Path | str) -> list[dict[str, Any]]:
+    """Rows of a validated table (:func:`read_arrow`) as dictionaries."""
+    return read_arrow(name, path).to_pylist()
+
+
+def read_corpus(path: Path | str, num_documents: int | None = None) -> list[Document]:
+    """The first ``num_documents`` documents of a corpus (all by default)."""
+    table = read_arrow("corpus", path)
+    return [Document(**row) for row in table.slice(0, num_documents).to_pylist()]
+
+
+def read_questions(path: Path | str) -> list[Question]:
+    """Questions in file order."""
+    return [Question(**row) for row in read_table("questions", path)]
+
+
+def read_view(cell: Path | str, corpus: list[Document]) -> CorpusView:
+    """The view of one prepared cell directory (``_data/{task}/{context}``) over an already read corpus."""
+    cell = Path(cell)
+    added: dict[str, list[Document]] = {}
+    for row in read_table("overlays", cell / "overlays.parquet"):
+        added.setdefault(row.pop("overlay_id"), []).append(Document(**row))
+    base_documents = read_json(cell / "view.json")["base_documents"]
+    overlays = {name: Overlay(name, tuple(documents)) for name, documents in added.items()}
+    return CorpusView(corpus[:base_documents], overlays)
+
+
+def write_json(value: Any, path: Path | str) -> None:
+    """Write a JSON file, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file; a missing or broken one is a UserError that names it."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the workflow stage that makes it") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON ({error}); delete it and run the same command again") from None
+
+
+def write_predictions(answers: Iterable[Answer], path: Path | str) -> None:
+    """Write predictions.jsonl, whole or not at all."""
+    with whole_file(path) as temporary, open(temporary, "w") as lines:
+        for answer in answers:
+            lines.write(json.dumps(asdict(answer)) + "\n")
+
+
+def read_predictions(path: Path | str) -> list[Answer]:
+    """Read predictions.jsonl."""
+    try:
+        return [Answer(**json.loads(line)) for line in Path(path).read_text().splitlines()]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run the workflow stage that makes it") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: not a predictions file ({error}); delete it and run the same command again") from None
