@@ -20,6 +20,8 @@ _ids = pa.list_(pa.int64())
 _strings = pa.list_(pa.string())
 
 SCHEMAS: dict[str, pa.Schema] = {
+    # documentation prose, one row a source file; the splits are two files (tasks.sources)
+    "prose": pa.schema([("source", pa.string()), ("sentences", _strings)]),
     "corpus": pa.schema([("doc_id", pa.int64()), ("text", pa.string()), ("num_tokens", pa.int32())]),
     "overlays": pa.schema(
         [("overlay_id", pa.string()), ("doc_id", pa.int64()), ("text", pa.string()), ("num_tokens", pa.int32())]

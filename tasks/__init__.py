@@ -1,0 +1,1 @@
+"""Corpora, questions, gold answers and training samples, and the scores of what systems answered."""
