@@ -1,0 +1,1 @@
+"""Memory Sparse Attention (arXiv 2603.23516): model, memory bank, training and generation."""

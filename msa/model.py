@@ -1,0 +1,300 @@
+"""The decoder: document tower, question tower and plain LM of one set of weights (paper section 3).
+
+Parameter names are those of Hugging Face's Llama / Qwen2 / Qwen3 and of the released MSA checkpoints.
+
+Shape legend: B rows, N documents, L padded document length, M own tokens, S memory slots (pooled chunks),
+H query heads, G KV heads, D head_dim, E hidden size, W = G * D.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from msa import router
+from msa.config import ModelConfig
+from msa.rope import rotary_angles, rotate
+
+
+@dataclass
+class PooledLayer:
+    """What one routed layer keeps of N documents: routing keys [N, C, W], K and V [N, C, G, D]."""
+
+    routing: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass
+class Selection:
+    """Chosen memory of one routed layer: K and V [B, S, G, D], their mask [B, S], and what routing said."""
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+    scores: Tensor | None = None  # [B, N] document scores, where the memory keeps them
+    documents: Tensor | None = None  # [B, k] chosen documents, best first
+
+
+class Memory(Protocol):
+    """Something a question can be routed over: a training bank, a stored bank, a sharded one."""
+
+    def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Selection:
+        """Choose documents of routed layer number ``layer`` (0-based among them) for folded queries [B, M, W]."""
+        ...
+
+
+@dataclass
+class Cache:
+    """Keys and values that a row has already computed, and its chosen memory.
+
+    ``keys[i]``/``values[i]``: [B, T, G, D] of layer i; ``valid``: [B, T] real tokens; ``selected[i]``: of routed layer i.
+    """
+
+    keys: list[Tensor] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    valid: Tensor | None = None
+    selected: dict[int, Selection] = field(default_factory=dict)
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm with a gain, computed in float32."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+
+
+class Attention(nn.Module):
+    """Projections of one layer; a routed layer adds the router's two."""
+
+    def __init__(self, config: ModelConfig, routed: bool):
+        super().__init__()
+        self.config = config
+        query, key = config.query_heads * config.head_dim, config.kv_heads * config.head_dim
+        self.q_proj = nn.Linear(config.hidden_size, query, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.hidden_size, key, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.hidden_size, key, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(query, config.hidden_size, bias=False)
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+        if routed:
+            # a list of one, as in the released checkpoints' names
+            self.router_q_proj = nn.ModuleList([nn.Linear(config.hidden_size, query, bias=False)])
+            self.router_k_proj = nn.ModuleList([nn.Linear(config.hidden_size, key, bias=False)])
+
+    def queries(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Rotated queries [..., H, D] of normed hidden states [..., E]."""
+        q = self.q_proj(x).unflatten(-1, (self.config.query_heads, self.config.head_dim))
+        return rotate(self.q_norm(q) if self.config.qk_norm else q, *angles)
+
+    def keys(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        """Rotated keys [..., G, D]."""
+        k = self.k_proj(x).unflatten(-1, (self.config.kv_heads, self.config.head_dim))
+        return rotate(self.k_norm(k) if self.config.qk_norm else k, *angles)
+
+    def values(self, x: Tensor) -> Tensor:
+        """Values [..., G, D]."""
+        return self.v_proj(x).unflatten(-1, (self.config.kv_heads, self.config.head_dim))
+
+    def routing_queries(self, x: Tensor) -> Tensor:
+        """Folded unit routing queries [..., W]; no RoPE, no norm before the fold."""
+        q = self.router_q_proj[0](x).unflatten(-1, (self.config.query_heads, self.config.head_dim))
+        return router.fold_queries(q, self.config.kv_heads)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Grouped-query attention of [B, M, H, D] over [B, T, G, D] and the output projection.
+
+        ``mask`` is bool [B, 1, M, T]; None means causal with M = T.
+        """
+        group = self.config.query_heads // self.config.kv_heads
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.o_proj(out.transpose(1, 2).flatten(-2))
+
+
+class MLP(nn.Module):
+    """Gated feed-forward of a layer."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Layer(nn.Module):
+    """One pre-norm block."""
+
+    def __init__(self, config: ModelConfig, routed: bool):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.self_attn = Attention(config, routed)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.mlp = MLP(config)
+
+    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add the attention output and the feed-forward to the residual stream."""
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm (the ``model.`` part of a checkpoint)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Layer(config, index in config.routed_layers) for index in range(config.layers))
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+
+
+class MSAModel(nn.Module):
+    """A decoder-only LM that can also encode documents into pooled memory and answer over a memory."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        if not config.tied_head:
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.routed_layers:
+            self.register_buffer("temperature", torch.tensor(config.aux_temperature))
+
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary angles of integer positions."""
+        return rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Vocabulary logits of final hidden states (after the last norm)."""
+        weight = self.model.embed_tokens.weight if self.config.tied_head else self.lm_head.weight
+        return F.linear(hidden, weight)
+
+    def encode(self, ids: Tensor, lengths: Tensor) -> list[PooledLayer]:
+        """Document tower (stage 1): pooled memory of each routed layer, documents blind to one another.
+
+        Args:
+            ids: right-padded tokens [N, L]; lengths: [N].
+
+        Returns:
+            One :class:`PooledLayer` a routed layer, C = ceil(L / P) chunks (zero past a document's end).
+        """
+        pool = self.config.pool_tokens
+        angles = self.angles(torch.arange(ids.shape[1], device=ids.device))
+        x = self.model.embed_tokens(ids)
+        pooled = []
+        for index, layer in enumerate(self.model.layers):
+            attention, h = layer.self_attn, layer.input_layernorm(x)
+            k = attention.keys(h, angles)
+            if index in self.config.routed_layers:
+                # the projections of K^R and V are linear, so they may follow the pooling at 1/P of the cost
+                mean = router.pool_chunks(h, lengths, pool).to(h.dtype)
+                routing = attention.router_k_proj[0](mean).unflatten(-1, (self.config.kv_heads, -1))
+                pooled.append(
+                    PooledLayer(
+                        router.normalise_keys(routing),
+                        router.pool_chunks(k, lengths, pool).to(h.dtype),
+                        attention.values(mean),
+                    )
+                )
+                if len(pooled) == len(self.config.routed_layers):
+                    break  # nothing above the last routed layer reads a document
+            # padding stands on the right, so plain causal attention never lets a real token see it
+            x = layer.finish(x, attention.attend(attention.queries(h, angles), k, attention.values(h), None))
+        return pooled
+
+    def forward(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        valid: Tensor | None = None,
+        memory: Memory | None = None,
+        routing_mask: Tensor | None = None,
+        reads_memory: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Tensor, list[Selection]]:
+        """Question tower (stages 2 and 3), and the plain LM where there is no memory.
+
+        Args:
+            ids, positions: [B, M]; rows are right-padded where ``valid`` [B, M] is False.
+            memory: routed over once, at prefill; later calls with the same ``cache`` reuse the choice.
+            routing_mask: tokens that take part in routing [B, M].
+            reads_memory: tokens that may attend to memory [B, M] (all but the template head); default all.
+            cache: filled and extended in place when given.
+
+        Returns:
+            Final hidden states [B, M, E] and the selections of this call's routed layers.
+        """
+        x = self.model.embed_tokens(ids)
+        angles = self.angles(positions)
+        own_mask = _own_mask(ids, valid, cache)
+        selections: list[Selection] = []
+        for index, layer in enumerate(self.model.layers):
+            attention, h = layer.self_attn, layer.input_layernorm(x)
+            q, k, v = attention.queries(h, angles), attention.keys(h, angles), attention.values(h)
+            if cache is not None:
+                k, v = _extend(cache, index, k, v)
+            mask = own_mask
+            if index in self.config.routed_layers:
+                number = self.config.routed_layers.index(index)
+                chosen = cache.selected.get(number) if cache is not None else None
+                if chosen is None and memory is not None:
+                    chosen = memory.select(number, attention.routing_queries(h), routing_mask)
+                    selections.append(chosen)
+                    if cache is not None:
+                        cache.selected[number] = chosen
+                if chosen is not None:
+                    k = torch.cat((chosen.keys.to(k.dtype), k), 1)
+                    v = torch.cat((chosen.values.to(v.dtype), v), 1)
+                    mask = _with_memory(mask, chosen.mask, reads_memory, ids.shape)
+            x = layer.finish(x, attention.attend(q, k, v, mask))
+        return self.model.norm(x), selections
+
+
+def _own_mask(ids: Tensor, valid: Tensor | None, cache: Cache | None) -> Tensor | None:
+    """Mask [B, 1, M, T] of own tokens; None where plain causal attention says the same."""
+    rows, length = ids.shape
+    if cache is None or cache.valid is None:
+        if cache is not None:
+            cache.valid = valid if valid is not None else torch.ones_like(ids, dtype=torch.bool)
+        return None
+    past = cache.valid
+    now = valid if valid is not None else torch.ones_like(ids, dtype=torch.bool)
+    cache.valid = torch.cat((past, now), 1)
+    causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+    own = causal & now.unsqueeze(1) | torch.eye(length, dtype=torch.bool, device=ids.device)
+    return torch.cat((past.unsqueeze(1).expand(-1, length, -1), own), 2).unsqueeze(1)
+
+
+def _extend(cache: Cache, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    if index < len(cache.keys):
+        k, v = torch.cat((cache.keys[index], k), 1), torch.cat((cache.values[index], v), 1)
+        cache.keys[index], cache.values[index] = k, v
+    else:
+        cache.keys.append(k)
+        cache.values.append(v)
+    return k, v
+
+
+def _with_memory(mask: Tensor | None, slots: Tensor, reads: Tensor | None, shape: torch.Size) -> Tensor:
+    """Put the memory's columns in front of the own-token mask: [B, 1, M, S + T]."""
+    rows, length = shape
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool, device=slots.device).tril().expand(rows, 1, -1, -1)
+    front = slots[:, None, None, :].expand(-1, 1, length, -1)
+    if reads is not None:
+        front = front & reads[:, None, :, None]
+    return torch.cat((front, mask), -1)
