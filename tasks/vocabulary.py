@@ -1,0 +1,154 @@
+"""The profile's tokenizer: a word-piece vocabulary made from the training prose, or a pretrained model's own file.
+
+Numbers and UUIDs split into pairs of hexadecimal characters, so that two tokens never hide a digit::
+
+    python -m tasks.vocabulary --profile tiny
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from configs import prompts
+from configs.errors import UserError, run_command
+from configs.load import build, load
+from configs.paths import Paths
+from configs.tables import whole_file
+from tasks import wording
+from tasks.sources import read_sentences
+
+UNKNOWN = "[UNK]"
+CONTINUATION = "##"
+HEX = set("0123456789abcdef")
+_LETTERS = re.compile(r"[a-z]+")
+
+
+@dataclass(frozen=True)
+class WordsSpec:
+    """Parameters of ``kind: words``."""
+
+    kind: str
+    words: int = 4000  # most frequent words of the training prose
+    pieces: int = 600  # continuation pieces for the words outside the vocabulary
+
+
+@dataclass(frozen=True)
+class HubSpec:
+    """Parameters of ``kind: hub``: ``path`` is a Hugging Face model directory that holds tokenizer.json."""
+
+    kind: str
+    path: str
+
+
+def _is_hex(text: str) -> bool:
+    return set(text) <= HEX
+
+
+def _frequent(counts: Counter[str], number: int) -> list[str]:
+    return [item for item, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:number]]
+
+
+def vocabulary(sentences: Iterable[str], spec: WordsSpec) -> list[str]:
+    """The tokens in id order; the special tokens come first, END_OF_TEXT with id 0."""
+    counts = Counter(word for sentence in sentences for word in _LETTERS.findall(sentence.lower()))
+    adjectives, nouns = wording.ruler_words()
+    fixed = _LETTERS.findall(" ".join([*adjectives, *nouns, *wording.template_words()]).lower())
+    fixed += _LETTERS.findall((prompts.question("") + prompts.REPEAT_QUESTION + prompts.GIVE_ANSWER + " user assistant").lower())
+    # a longer word of hexadecimal letters ("face") would break the pairs of a UUID; it is spelled in pairs instead
+    words = {word for word in fixed if not _is_hex(word)}
+    common = _frequent(Counter({word: n for word, n in counts.items() if not _is_hex(word)}), spec.words)
+    words.update(common)
+    pieces: Counter[str] = Counter()
+    for word, number in counts.items():
+        if word not in words and 3 <= len(word) <= 24:
+            for start, length in itertools.product(range(1, len(word)), (2, 3, 4)):
+                piece = word[start : start + length]
+                if len(piece) == length and not _is_hex(piece):
+                    pieces[piece] += number * (length - 1)
+    pairs = ["".join(pair) for pair in itertools.product("0123456789abcdef", repeat=2)]
+    characters = [character for character in string.printable.strip() if not character.isupper()]
+    base = [*characters, *pairs]
+    tokens = [*prompts.SPECIAL_TOKENS, UNKNOWN, *base, *(CONTINUATION + item for item in base)]
+    tokens += [CONTINUATION + piece for piece in _frequent(pieces, spec.pieces)]
+    return list(dict.fromkeys([*tokens, *sorted(words)]))
+
+
+def word_tokenizer(tokens: list[str]) -> Tokenizer:
+    """A word-piece tokenizer over ``tokens``; decoding rejoins hyphenated keys, UUIDs, bracketed ids and punctuation."""
+    ids = {token: index for index, token in enumerate(tokens)}
+    tokenizer = Tokenizer(
+        models.WordPiece(ids, unk_token=UNKNOWN, continuing_subword_prefix=CONTINUATION, max_input_chars_per_word=1000)
+    )
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
+    )
+    joins = [(" - ", "-"), ("[ ", "["), (" ]", "]"), ("] [", "]["), ("( ", "("), (" )", ")"), (" :", ":"), (" ;", ";")]
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.WordPiece(CONTINUATION, cleanup=True), decoders.Fuse(), *(decoders.Replace(a, b) for a, b in joins)]
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in prompts.SPECIAL_TOKENS])
+    return tokenizer
+
+
+def make_tokenizer(parameters: dict[str, Any], where: str, prose: Path) -> Tokenizer:
+    """The tokenizer that a profile's ``tokenizer`` entry describes.
+
+    Raises:
+        UserError: an unknown kind or parameter, or a model directory without tokenizer.json.
+    """
+    kind = parameters.get("kind")
+    if kind == "words":
+        return word_tokenizer(vocabulary(read_sentences(prose, "train"), build(WordsSpec, parameters, where)))
+    if kind != "hub":
+        raise UserError(f"{where}: key 'kind' must be words or hub, found {kind!r}")
+    path = Path(build(HubSpec, parameters, where).path) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{where}: key 'path': {path} does not exist; download the model there first")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in prompts.SPECIAL_TOKENS])
+    return tokenizer
+
+
+def read_tokenizer(path: Path | str) -> Tokenizer:
+    """Load a tokenizer file.
+
+    Raises:
+        UserError: the file is missing or broken.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; run python -m tasks.vocabulary first")
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust reader raises bare Exception
+        raise UserError(f"{path}: not a tokenizer file ({error}); delete it and run the same command again") from None
+
+
+def main() -> None:
+    """Write the tokenizer file of a profile."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
+    parser.add_argument("--results", default="results", help="directory of all results (default: results)")
+    arguments = parser.parse_args()
+    experiment, paths = load(arguments.profile), Paths.of(arguments.profile, arguments.results)
+    where = f"configs/profiles/{arguments.profile}.yaml: tokenizer"
+    tokenizer = make_tokenizer(experiment.profile.tokenizer, where, paths.prose)
+    with whole_file(paths.tokenizer) as temporary:
+        tokenizer.save(str(temporary))
+    print(f"{paths.tokenizer}: {tokenizer.get_vocab_size():,} tokens")
+
+
+if __name__ == "__main__":
+    run_command(main)
