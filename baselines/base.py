@@ -1,0 +1,94 @@
+"""What a system is: the protocol, what it may open, and how it says that a cell is beyond it.
+
+A system is one module, named by ``kind`` in configs/systems.yaml (``bm25`` or ``mypackage.mysystem``), with
+
+``make(spec: SystemSpec, resources: Resources) -> System``
+    opens it. Where the entry says ``reads_gold``, ``make`` also gets ``gold``, a mapping from question id to gold
+    document ids that the driver refills before each cell.
+``build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> None``
+    optional: indexes a corpus once into an empty directory, for entries of ``indexes``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from configs.errors import UserError
+from configs.load import module_name
+from configs.records import Answer, CorpusView, Question
+
+STATUSES = ("ok", "out_of_memory", "unsupported_context", "timeout", "unavailable_data")
+
+
+class CellStatus(Exception):
+    """An expected failure of a whole cell, shown in the report; ``status`` is one of ``STATUSES`` but "ok"."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        if status not in STATUSES[1:]:
+            raise ValueError(f"{status!r} is not a cell status (known: {', '.join(STATUSES[1:])})")
+        super().__init__(f"{status}: {reason}")
+        self.status = status
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a system may open: checkpoint and index directories, or None where its entry names none."""
+
+    model: Path | None
+    index: Path | None
+    index_model: Path | None  # the checkpoint that made the index, for embedding questions
+    threads: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class IndexResources:
+    """What ``build_index`` may open. ``corpus`` is the corpus.parquet of the whole tail."""
+
+    model: Path | None
+    corpus: Path
+    threads: int
+
+
+class System(ABC):
+    """An opened system. It answers any question as it would with an index rebuilt for ``view.documents(question)``."""
+
+    max_context_tokens: int | None = None  # above it a cell is `unsupported_context` without a try
+
+    def ingest(self, view: CorpusView) -> None:
+        """Do what a view costs once, before its questions; the driver reports the time as ``ingest_s``."""
+
+    def memory_bytes(self, view: CorpusView) -> int:
+        """Bytes this system keeps for a view beside its index directory."""
+        return 0
+
+    @abstractmethod
+    def answer(self, questions: list[Question], view: CorpusView) -> list[Answer]:
+        """Answer a batch, in order.
+
+        Raises:
+            CellStatus: the cell is beyond this system.
+        """
+
+    def close(self) -> None:
+        """Free what was opened."""
+
+
+def load_module(kind: str, where: str) -> ModuleType:
+    """Import the module that ``kind`` names.
+
+    Raises:
+        UserError: no such module; ``where`` (file and key) leads the message.
+    """
+    name = module_name(kind, "baselines")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise UserError(f"{where}: kind '{kind}': there is no module {name}; name a file of baselines/ or a dotted module") from None
