@@ -1,0 +1,172 @@
+"""Training batches: banks shared by many questions, chains cut into single-step samples (paper section 3.4).
+
+Shape legend: N documents of a bank, L padded document length, Q rows, M padded row length.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.errors import UserError
+from configs.records import Document
+from configs.tables import read_arrow
+from msa.loss import IGNORE
+from msa.prompt import Prompter, Row, own_positions, pad_rows
+
+
+@dataclass
+class Batch:
+    """Rows of one step, and the bank they are routed over (``documents`` is None for plain reading).
+
+    ids, targets, valid, routing, reads: [Q, M]; positions [M]; documents [N, L]; lengths [N];
+    positives, countable: [Q, N] documents to route to, and documents that count in the auxiliary loss.
+    """
+
+    ids: Tensor
+    targets: Tensor
+    valid: Tensor
+    routing: Tensor
+    positions: Tensor
+    reads: Tensor
+    documents: Tensor | None = None
+    lengths: Tensor | None = None
+    positives: Tensor | None = None
+    countable: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of the step, rows and bank."""
+        return int(self.valid.sum()) + (int(self.lengths.sum()) if self.lengths is not None else 0)
+
+
+class TrainingSet:
+    """One sample set in memory: its banks' documents and their questions.
+
+    Args:
+        directory: with banks.parquet and samples.parquet.
+        prompter: the model's row builder.
+        top_k: k of the model, which shifts the question's positions.
+
+    Raises:
+        UserError: a file is missing or corrupt, or a sample names a document that its bank lacks.
+    """
+
+    def __init__(self, directory: Path | str, prompter: Prompter, top_k: int):
+        directory = Path(directory)
+        self.prompter, self.top_k = prompter, top_k
+        self.banks: dict[int, list[Document]] = defaultdict(list)
+        for row in read_arrow("banks", directory / "banks.parquet").to_pylist():
+            self.banks[row.pop("bank_id")].append(Document(**row))
+        self.samples: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in read_arrow("samples", directory / "samples.parquet").to_pylist():
+            self.samples[row["bank_id"]].append(row)
+        for bank, samples in self.samples.items():
+            known = {document.doc_id for document in self.banks[bank]}
+            for sample in samples:
+                lost = [doc_id for group in sample["chain"] for doc_id in group if doc_id not in known]
+                if lost:
+                    raise UserError(
+                        f"{directory / 'samples.parquet'}: sample {sample['sample_id']} names document {lost[0]}, which"
+                        f" bank {bank} of banks.parquet lacks; make both again"
+                    )
+        self.order = sorted(self.samples)
+
+    def bank(self, step: int, rng: np.random.Generator, max_id: int) -> tuple[list[Document], dict[int, Document]]:
+        """The bank of a step with fresh document ids, and the map from stored id to renumbered document.
+
+        Fresh ids keep the model from learning the ids of a bank that it meets again.
+        """
+        bank = self.banks[self.order[step % len(self.order)]]
+        ids = rng.choice(max_id - max_id // 10, len(bank), replace=False) + max_id // 10
+        renamed = {old.doc_id: Document(int(new), old.text, old.num_tokens) for old, new in zip(bank, ids, strict=True)}
+        return list(renamed.values()), renamed
+
+    def memory_batch(self, step: int, seed: int, rows: int, answer_share: float, max_id: int) -> Batch:
+        """Single-step samples over one bank: each row is one retrieval round or the answer of its question."""
+        rng = np.random.default_rng([seed, step, 1])
+        documents, renamed = self.bank(step, rng, max_id)
+        index = {document.doc_id: number for number, document in enumerate(documents)}
+        samples = self._draw(step, rng, rows)
+        built: list[Row] = []
+        positives = torch.zeros(len(samples), len(documents), dtype=torch.bool)
+        countable = torch.ones_like(positives)
+        for number, sample in enumerate(samples):
+            chain = [[renamed[doc_id] for doc_id in group] for group in sample["chain"]]
+            last = len(chain) if rng.random() < answer_share else int(rng.integers(len(chain)))
+            built.append(self._single_step(sample, chain, last))
+            for group in chain[:last]:
+                countable[number, [index[document.doc_id] for document in group]] = False
+            if last < len(chain):
+                positives[number, [index[document.doc_id] for document in chain[last]]] = True
+        batch = self._collate(built, self.top_k)
+        wrapped = self.prompter.documents(documents)
+        batch.documents = pad_rows(wrapped, self.prompter.pad)
+        batch.lengths = torch.tensor([len(tokens) for tokens in wrapped])
+        batch.positives, batch.countable = positives, countable
+        return batch
+
+    def _single_step(self, sample: dict[str, Any], chain: list[list[Document]], last: int) -> Row:
+        """The row of round ``last``: earlier rounds as context; the ids of that round, or the answer, as targets."""
+        prompter = self.prompter
+        row = prompter.opening(sample["question"])
+        for group in chain[:last]:
+            row.add(prompter.citation([document.doc_id for document in group]))
+            prompter.add_fetched(row, group)
+        if last < len(chain):
+            return row.add(prompter.citation([document.doc_id for document in chain[last]]), learn=True)
+        row.add([prompter.end_of_retrieve], learn=True)
+        prompter.add_answer_request(row, sample["question"], sample["answer_prefix"])
+        return row.add([*prompter.text(sample["answer"]), prompter.im_end], learn=True)
+
+    def reading_batch(self, step: int, seed: int, rows: int, documents: tuple[int, int], max_id: int) -> Batch:
+        """Plain reading: a question behind its gold documents and some others of its bank, in random order.
+
+        Args:
+            documents: fewest and most documents of a row (the gold ones come in any case).
+        """
+        rng = np.random.default_rng([seed, step, 2])
+        bank, renamed = self.bank(step, rng, max_id)
+        built = []
+        for sample in self._draw(step, rng, rows):
+            shown = {doc_id: renamed[doc_id] for group in sample["chain"] for doc_id in group}
+            wanted = min(int(rng.integers(documents[0], documents[1] + 1)), len(bank))
+            for number in rng.permutation(len(bank)):
+                if len(shown) >= wanted:
+                    break
+                shown.setdefault(list(renamed)[number], bank[number])
+            gold = len([doc_id for group in sample["chain"] for doc_id in group])
+            order = [list(shown.values())[number] for number in _shuffled(len(shown), gold, rng)]
+            row = self.prompter.reading(order, sample["question"], sample["answer_prefix"])
+            built.append(row.add([*self.prompter.text(sample["answer"]), self.prompter.im_end], learn=True))
+        return self._collate(built, 0)
+
+    def _draw(self, step: int, rng: np.random.Generator, rows: int) -> list[dict[str, Any]]:
+        samples = self.samples[self.order[step % len(self.order)]]
+        return [samples[number] for number in rng.choice(len(samples), min(rows, len(samples)), replace=False)]
+
+    def _collate(self, rows: list[Row], top_k: int) -> Batch:
+        ids = pad_rows([row.ids for row in rows], self.prompter.pad)
+        lengths = torch.tensor([len(row.ids) for row in rows])
+        columns = torch.arange(ids.shape[1])
+        return Batch(
+            ids=ids,
+            targets=pad_rows([row.targets for row in rows], IGNORE),
+            valid=columns < lengths.unsqueeze(1),
+            routing=pad_rows([list(map(int, row.routing)) for row in rows], 0).bool(),
+            positions=own_positions(ids.shape[1], len(self.prompter.head), top_k),
+            reads=(columns >= len(self.prompter.head)).expand_as(ids),
+        )
+
+
+def _shuffled(count: int, kept: int, rng: np.random.Generator) -> list[int]:
+    """A random order of ``count`` items in which the first ``kept`` stay in sequence: answers list values in that order."""
+    order = rng.permutation(count)
+    order[np.sort(np.flatnonzero(order < kept))] = np.arange(kept)
+    return order.tolist()

@@ -1,0 +1,349 @@
+"""Training: the phases of one model, with resumption and a log a dashboard can follow (paper sections 3.3-3.4).
+
+Train one model of models.yaml, after its parent::
+
+    python -m msa.train --profile tiny --model msa
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from configs.errors import UserError, run_command
+from configs.load import DIRECTORY, ModelSpec, build, load
+from configs.paths import Paths
+from configs.tables import read_json, whole_file, write_json
+from msa import checkpoint
+from msa.config import ModelConfig
+from msa.loss import IGNORE, auxiliary_loss, language_loss
+from msa.memory import PaddedMemory
+from msa.model import MSAModel
+from msa.prompt import Prompter, load_tokenizer
+from msa.samples import Batch, TrainingSet
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Backbone shape of a model trained from scratch; see :class:`msa.config.ModelConfig`."""
+
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    query_heads: int
+    kv_heads: int
+    head_dim: int
+    rope_theta: float
+    logit_gain: float = 0.15  # initial gain of the final norm: with unit embeddings it keeps first logits small
+
+
+@dataclass(frozen=True)
+class Router:
+    """What turns a backbone into MSA."""
+
+    routed_layers: list[int]
+    pool_tokens: int
+    top_k_documents: int
+    aux_temperature: float
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase. ``objective``: read (plain LM over documents in context), memory (routed), or embed (bi-encoder).
+
+    The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux; ``answer_share`` of the memory rows are answers, the
+    others retrieval rounds; ``documents`` bounds the documents of a reading row.
+    """
+
+    name: str
+    objective: str
+    samples: str
+    steps: int
+    rows: int
+    lm_weight: float = 1.0
+    aux_weight: float = 0.1
+    answer_share: float = 0.5
+    documents: list[int] = field(default_factory=lambda: [1, 4])
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Muon on matrices, AdamW on embeddings and gains; one linear decay to ``final_share`` over all phases."""
+
+    matrix_learning_rate: float = 0.02
+    vector_learning_rate: float = 0.005
+    warmup_steps: int = 20
+    final_share: float = 0.02
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainParams:
+    """The ``params`` of a models.yaml entry of this kind."""
+
+    phases: list[dict[str, Any]]
+    shape: dict[str, Any] | None = None
+    router: dict[str, Any] | None = None
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    precision: str = "auto"
+    max_id: int = 1_000_000
+    seed: int = 0
+    save_every: int = 100
+
+
+def _precision(name: str) -> torch.dtype | None:
+    """Autocast type: bfloat16 where the processor multiplies it faster than float32, unless configured."""
+    if name == "auto":
+        fast = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        name = "bfloat16" if fast else "float32"
+    if name not in ("bfloat16", "float32"):
+        raise UserError(f"models.yaml: precision {name!r} is unknown (known: auto, bfloat16, float32)")
+    return torch.bfloat16 if name == "bfloat16" else None
+
+
+def initialise(config: ModelConfig, logit_gain: float) -> MSAModel:
+    """A fresh model: unit embeddings, zero output projections, scaled normal elsewhere.
+
+    With these, in-context copying forms within a few hundred steps at small width; with the usual 0.02 it does not.
+    """
+    model = MSAModel(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("embed_tokens.weight"):
+            nn.init.normal_(parameter)
+        elif name.endswith(("o_proj.weight", "down_proj.weight")):
+            nn.init.zeros_(parameter)
+        elif parameter.dim() == 2:
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
+    nn.init.constant_(model.model.norm.weight, logit_gain)
+    return model
+
+
+class Trainer:
+    """Runs the phases of one model.
+
+    Args:
+        spec: the models.yaml entry; its name is ``name``.
+        paths: where samples, tokenizer and models lie.
+    """
+
+    def __init__(self, name: str, spec: ModelSpec, paths: Paths):
+        self.name, self.paths = name, paths
+        where = f"models.yaml: {name}: params"
+        self.params: TrainParams = build(TrainParams, spec.params, where)
+        self.phases: list[Phase] = [
+            build(Phase, phase, f"{where}: phases[{number}]") for number, phase in enumerate(self.params.phases)
+        ]
+        self.optimizer_spec: Optimizer = build(Optimizer, self.params.optimizer, f"{where}: optimizer")
+        self.precision = _precision(self.params.precision)
+        torch.manual_seed(self.params.seed)
+        self.prompter = Prompter(load_tokenizer(paths.tokenizer))
+        self.model = self._fresh_model(spec, where)
+        self.top_k = self.model.config.top_k_documents if self.model.config.routed_layers else 0
+        self.sets = {
+            sample_set: TrainingSet(paths.samples(sample_set), self.prompter, self.top_k)
+            for sample_set in sorted({phase.samples for phase in self.phases})
+        }
+        self.total = sum(phase.steps for phase in self.phases)
+        self._make_optimizers()
+
+    def _fresh_model(self, spec: ModelSpec, where: str) -> MSAModel:
+        vocabulary = self.prompter.tokenizer.get_vocab_size()
+        if spec.after is None:
+            shape: Shape = build(Shape, self.params.shape, f"{where}: shape")
+            values = {key: value for key, value in dataclasses.asdict(shape).items() if key != "logit_gain"}
+            return initialise(ModelConfig(vocab_size=vocabulary, **values), shape.logit_gain)
+        parent = checkpoint.load(self.paths.model(spec.after)).requires_grad_(True)
+        if self.params.router is None:
+            return parent
+        router: Router = build(Router, self.params.router, f"{where}: router")
+        config = dataclasses.replace(
+            parent.config, **{**dataclasses.asdict(router), "routed_layers": tuple(router.routed_layers)}
+        )
+        model = initialise(config, 1.0)
+        model.load_state_dict(parent.state_dict(), strict=False)
+        return model
+
+    def _make_optimizers(self) -> None:
+        matrices = [p for n, p in self.model.named_parameters() if p.dim() == 2 and "embed_tokens" not in n and "lm_head" not in n]
+        chosen = {id(parameter) for parameter in matrices}
+        vectors = [p for p in self.model.parameters() if id(p) not in chosen]
+        spec = self.optimizer_spec
+        muon = torch.optim.Muon(matrices, lr=spec.matrix_learning_rate, weight_decay=0.0, adjust_lr_fn="original")
+        adam = torch.optim.AdamW(vectors, lr=spec.vector_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
+        self.optimizers = [muon, adam]
+        self.base_rates = [spec.matrix_learning_rate, spec.vector_learning_rate]
+
+    def rate(self, step: int) -> float:
+        """Share of the base learning rate at a step: linear warm-up, then linear decay."""
+        spec = self.optimizer_spec
+        warm = min(1.0, (step + 1) / max(1, spec.warmup_steps))
+        return warm * (1 - (1 - spec.final_share) * step / max(1, self.total))
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that a global step belongs to."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        raise IndexError(step)
+
+    def batch(self, step: int, phase: Phase) -> Batch:
+        """The batch of a global step; it depends on the seed and the step alone."""
+        data, params = self.sets[phase.samples], self.params
+        if phase.objective == "read":
+            return data.reading_batch(step, params.seed, phase.rows, tuple(phase.documents), params.max_id)
+        if phase.objective in ("memory", "embed"):
+            share = phase.answer_share if phase.objective == "memory" else 0.0
+            return data.memory_batch(step, params.seed, phase.rows, share, params.max_id)
+        raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: read, memory, embed)")
+
+    def losses(self, batch: Batch, phase: Phase) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch under a phase's weights, and the figures to log."""
+        if phase.objective == "embed":
+            from msa.embed import contrastive_loss
+
+            return contrastive_loss(self.model, batch, self.model.config.aux_temperature)
+        memory = None
+        if batch.documents is not None:
+            pooled = self.model.encode(batch.documents, batch.lengths)
+            memory = PaddedMemory(pooled, batch.lengths, self.model.config.pool_tokens, self.top_k)
+        hidden, selections = self.model(
+            batch.ids, batch.positions, memory=memory, routing_mask=batch.routing, reads_memory=batch.reads
+        )
+        learn = batch.targets != IGNORE
+        logits = self.model.logits(hidden[learn])
+        targets = batch.targets[learn]
+        lm = language_loss(logits, targets)
+        figures = {"lm_loss": lm.item(), "target_accuracy": (logits.argmax(-1) == targets).float().mean().item()}
+        if not selections:
+            return lm, figures
+        routed = batch.positives.any(-1)
+        each = [auxiliary_loss(s.scores, batch.positives, self.model.temperature, batch.countable) for s in selections]
+        aux = torch.stack(each).mean()
+        figures["aux_loss"] = aux.item()
+        for number, selection in zip(self.model.config.routed_layers, selections, strict=True):
+            best = selection.scores.masked_fill(~batch.countable, -torch.inf).argmax(-1, keepdim=True)
+            figures[f"recall@1/layer{number}"] = batch.positives.gather(1, best)[routed].float().mean().item()
+        return phase.lm_weight * lm + phase.aux_weight * aux, figures
+
+    def step(self, step: int) -> dict[str, Any]:
+        """One optimiser step; returns what the log holds of it."""
+        phase = self.phase_at(step)
+        share = self.rate(step)
+        for optimizer, base in zip(self.optimizers, self.base_rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = base * share
+        batch = self.batch(step, phase)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision is not None):
+            loss, figures = self.losses(batch, phase)
+        if not torch.isfinite(loss):
+            raise UserError(f"{self.name}: the loss of step {step} ({phase.name}) is not finite; lower the learning rates in models.yaml")
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_spec.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        rates = dict(learning_rate=self.base_rates[0] * share, tokens=batch.tokens)
+        return {"step": step, "phase": phase.name, "loss": loss.item(), **rates, **figures}
+
+    def run(self) -> None:
+        """Train to the end, from the last saved step where there is one, then write the checkpoint."""
+        resume = Resume(self.paths.model(self.name).with_name(f".{self.name}.resume"), self)
+        log = resume.load()
+        seconds = log[-1]["seconds"] if log else 0.0
+        started = time.perf_counter() - seconds
+        self.model.train()
+        bar = tqdm(range(len(log), self.total), initial=len(log), total=self.total, desc=f"train {self.name}", mininterval=5)
+        for step in bar:
+            log.append({**self.step(step), "seconds": round(time.perf_counter() - started, 3)})
+            shown = {key: f"{log[-1][key]:.3f}" for key in ("lm_loss", "aux_loss", "target_accuracy") if key in log[-1]}
+            bar.set_postfix(phase=log[-1]["phase"], **shown, refresh=False)
+            if (step + 1) % self.params.save_every == 0 and step + 1 < self.total:
+                resume.save(log)
+        directory = self.paths.model(self.name)
+        directory.mkdir(parents=True, exist_ok=True)
+        with whole_file(directory / "train.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in log))
+        with whole_file(directory / "tokenizer.json") as temporary:
+            shutil.copyfile(self.paths.tokenizer, temporary)
+        checkpoint.save(self.model, directory)
+        resume.drop()
+
+
+class Resume:
+    """The state of an unfinished training, beside the model's directory: weights, optimiser states and the log.
+
+    A state saved under other params, samples or tokenizer is not used.
+    """
+
+    def __init__(self, directory: Path, trainer: Trainer):
+        self.directory, self.trainer = directory, trainer
+        self.identity = json.loads(json.dumps({"params": dataclasses.asdict(trainer.params)}))
+
+    def save(self, log: list[dict[str, Any]]) -> None:
+        """Write the state of the step that the log ends with; the JSON goes last and makes it count."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.trainer.model.state_dict().items()}
+        for number, optimizer in enumerate(self.trainer.optimizers):
+            for key, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer.{number}.{key}.{name}": torch.as_tensor(value) for name, value in state.items()}
+        (self.directory / "state.json").unlink(missing_ok=True)
+        with whole_file(self.directory / "state.safetensors") as temporary:
+            save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, temporary)
+        write_json({**self.identity, "log": log}, self.directory / "state.json")
+
+    def load(self) -> list[dict[str, Any]]:
+        """Restore the last saved state; the log so far, empty where there is none."""
+        if not (self.directory / "state.json").exists():
+            return []
+        content = read_json(self.directory / "state.json")
+        if content["params"] != self.identity["params"]:
+            return []
+        tensors = checkpoint.read_tensors(self.directory / "state.safetensors")
+        self.trainer.model.load_state_dict(
+            {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+        )
+        for number, optimizer in enumerate(self.trainer.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in tensors.items():
+                if name.startswith(f"optimizer.{number}."):
+                    key, field_name = name.split(".")[2:]
+                    state.setdefault(int(key), {})[field_name] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        return content["log"]
+
+    def drop(self) -> None:
+        """Forget the state: the training is done."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def main() -> None:
+    """Train one model of a profile."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
+    parser.add_argument("--model", required=True, help="an entry of models.yaml")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--results", default="results", type=Path, help="results directory")
+    parser.add_argument("--configs", default=DIRECTORY, type=Path, help="configuration directory")
+    arguments = parser.parse_args()
+    experiment = load(arguments.profile, arguments.configs)
+    if arguments.model not in experiment.models:
+        raise UserError(f"--model {arguments.model}: unknown (known in models.yaml: {', '.join(experiment.models)})")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    torch.use_deterministic_algorithms(True)
+    Trainer(arguments.model, experiment.models[arguments.model], Paths.of(arguments.profile, arguments.results)).run()
+
+
+if __name__ == "__main__":
+    run_command(main)
