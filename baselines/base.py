@@ -91,4 +91,6 @@ def load_module(kind: str, where: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise
-        raise UserError(f"{where}: kind '{kind}': there is no module {name}; name a file of baselines/ or a dotted module") from None
+        raise UserError(
+            f"{where}: kind '{kind}': there is no module {name}; name a file of baselines/ or a dotted module"
+        ) from None
