@@ -74,7 +74,7 @@ class ModelSpec:
 
     kind: str
     after: str | None = None
-    samples: str | None = None
+    samples: list[str] = field(default_factory=list)
     params: dict[str, Any] = field(default_factory=dict)
 
 

@@ -1,0 +1,89 @@
+"""Passages of real prose that carry sentences of ours, within a token budget."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from tasks.chunking import count_tokens
+from tasks.sources import read_sentences
+
+Unit = tuple[str, int]  # a sentence and its tokens
+
+
+@dataclass(frozen=True)
+class Prose:
+    """The sentences of one split in file order, with their tokens."""
+
+    units: list[Unit]
+
+    @classmethod
+    def read(cls, tokenizer: Tokenizer, directory: Path | str, split: str) -> Prose:
+        """Read a split of the machine's prose and count its tokens once."""
+        sentences = read_sentences(directory, split)
+        return cls(list(zip(sentences, count_tokens(tokenizer, sentences), strict=True)))
+
+    def passage(self, start: int, budget_tokens: int) -> tuple[list[Unit], int]:
+        """Consecutive sentences from ``start`` (wrapping round) that fit, and where the next passage begins.
+
+        A first sentence that does not fit is passed over; the passage ends before a later one that does not fit.
+        """
+        taken: list[Unit] = []
+        total = 0
+        for offset in range(len(self.units)):
+            unit = self.units[(start + offset) % len(self.units)]
+            if total + unit[1] > budget_tokens:
+                if taken:
+                    return taken, (start + offset) % len(self.units)
+                continue
+            taken.append(unit)
+            total += unit[1]
+        return taken, start
+
+    def passages(self, start: int, budget_tokens: int) -> Iterator[list[Unit]]:
+        """Endless consecutive passages; the prose begins anew where it ends."""
+        while True:
+            taken, start = self.passage(start, budget_tokens)
+            yield taken
+
+
+def insert(units: Sequence[Unit], ours: Sequence[Unit], positions: Sequence[int], budget_tokens: int) -> list[str]:
+    """Put sentences of ours between the sentences of a passage.
+
+    Args:
+        units: the passage.
+        ours: the sentences to insert.
+        positions: for each of ours, how many sentences of the passage stand before it (clipped to those left).
+        budget_tokens: where the whole exceeds it, sentences of the passage are dropped from its end, never ours.
+
+    Returns:
+        The sentences in order.
+    """
+    room = budget_tokens - sum(tokens for _, tokens in ours)
+    kept = list(units)
+    while kept and sum(tokens for _, tokens in kept) > room:
+        kept.pop()
+    placed: list[list[str]] = [[] for _ in range(len(kept) + 1)]
+    for (text, _), position in zip(ours, positions, strict=True):
+        placed[min(position, len(kept))].append(text)
+    result = list(placed[0])
+    for (text, _), following in zip(kept, placed[1:], strict=True):
+        result += [text, *following]
+    return result
+
+
+def carry(passage: Sequence[Unit], ours: Sequence[Unit], budget_tokens: int, generator: random.Random) -> str:
+    """A document: the passage with ours at random sentence boundaries, joined by spaces."""
+    room = budget_tokens - sum(tokens for _, tokens in ours)
+    fitting = total = 0
+    for _, tokens in passage:
+        total += tokens
+        if total > room:
+            break
+        fitting += 1
+    positions = [generator.randint(0, fitting) for _ in ours]
+    return " ".join(insert(passage, ours, positions, budget_tokens))
