@@ -55,6 +55,7 @@ LINK_QUESTIONS = ("What is the number for the partner of {entity}?", "Which numb
 ANSWER_PREFIX = "The answer is"  # of facts and chains: the value follows
 
 TRAIN, EVALUATION = "train", "evaluation"
+ASKED, TAIL = "asked", "tail"  # roles of the evaluation's names
 
 
 @cache
@@ -80,8 +81,15 @@ def plain_words() -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def pair_split(adjective: str, noun: str) -> str:
     """Whether a pair of words may name a key or entity in training or in evaluation: a stable hash decides."""
+    return TRAIN if pair_role(adjective, noun) == TRAIN else EVALUATION
+
+
+def pair_role(adjective: str, noun: str) -> str:
+    """TRAIN, ASKED or TAIL: which evaluation pairs questions and heads may use, and which the tails."""
     digest = hashlib.sha256(f"{adjective.strip().lower()}|{noun.strip().lower()}".encode()).digest()
-    return EVALUATION if digest[0] & 1 else TRAIN
+    if not digest[0] & 1:
+        return TRAIN
+    return ASKED if digest[1] & 1 else TAIL
 
 
 def entity_name(adjective: str, noun: str) -> str:

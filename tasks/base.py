@@ -1,0 +1,151 @@
+"""What a task or corpus kind implements: one module with ``make_corpus``, ``prepare`` or both.
+
+``kind`` in configs/tasks.yaml names the module: ``kind: ruler`` is tasks.ruler, ``kind: mypackage.mytask`` any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
+
+from configs.errors import UserError
+from configs.records import Document, Question
+from configs.tables import read_arrow
+
+DOCUMENT_TOKENS = 96  # default budget of a wrapped document: room for a needle of two UUIDs
+
+
+@dataclass(frozen=True)
+class CorpusRequest:
+    """What ``make_corpus`` gets: the corpus entry's name and params, and how many tokens to fill."""
+
+    name: str
+    params: Mapping[str, Any]
+    where: str  # for messages: file and entry
+    tokenizer: Tokenizer
+    prose: Path  # directory of the machine's prose
+    num_tokens: int  # the largest context; the last document may pass it
+
+
+class Tail:
+    """A corpus on disk: ids and cumulative tokens in memory, texts read on demand."""
+
+    def __init__(self, path: Path | str) -> None:
+        """Open a corpus.parquet.
+
+        Raises:
+            UserError: the file is missing or is no corpus.
+        """
+        self.path = Path(path)
+        table = read_arrow("corpus", self.path).select(["doc_id", "num_tokens"])
+        self.doc_ids: np.ndarray = table["doc_id"].to_numpy()
+        self.ends: np.ndarray = np.cumsum(table["num_tokens"].to_numpy(), dtype=np.int64)
+        if not len(self.ends):
+            raise UserError(f"{path}: holds no documents; delete it and run the same command again")
+
+    def prefix(self, num_tokens: int) -> int:
+        """The largest number of leading documents with at most ``num_tokens`` in all."""
+        return int(np.searchsorted(self.ends, num_tokens, side="right"))
+
+    def tokens(self, num_documents: int) -> int:
+        """Tokens of the leading documents."""
+        return int(self.ends[num_documents - 1]) if num_documents else 0
+
+    def at(self, token: int) -> int:
+        """Index of the document that holds a token position."""
+        return int(np.searchsorted(self.ends, token, side="right"))
+
+    def take(self, indices: set[int]) -> dict[int, Document]:
+        """Documents by index; only the row groups that hold them are read."""
+        found: dict[int, Document] = {}
+        start = 0
+        file = pq.ParquetFile(self.path)
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            wanted = sorted(index for index in indices if start <= index < end)
+            if wanted:
+                rows = file.read_row_group(group).take([index - start for index in wanted]).to_pylist()
+                found.update(zip(wanted, (Document(**row) for row in rows), strict=True))
+            start = end
+        return found
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """What ``prepare`` gets: the task entry's name and params, its tail, and the contexts to prepare."""
+
+    name: str
+    params: Mapping[str, Any]
+    where: str
+    tokenizer: Tokenizer
+    prose: Path
+    corpus: str
+    corpus_params: Mapping[str, Any]
+    tail: Tail
+    contexts: Mapping[str, int]  # name -> tokens
+    questions: int
+
+    @property
+    def document_tokens(self) -> int:
+        """The budget of the corpus's documents, which overlay documents keep too."""
+        return int(self.corpus_params.get("document_tokens", DOCUMENT_TOKENS))
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The right answers of a question and the documents that hold them, in hop order where there are several hops."""
+
+    question_id: str
+    answers: list[str]
+    gold_doc_ids: list[int]
+
+
+@dataclass
+class Cell:
+    """A task at one context: the first ``base_documents`` of the tail, questions, overlays (id -> documents) and gold."""
+
+    context: str
+    base_documents: int
+    questions: list[Question] = field(default_factory=list)
+    overlays: dict[str, list[Document]] = field(default_factory=dict)
+    gold: list[Gold] = field(default_factory=list)
+
+
+class CorpusModule(Protocol):
+    """A kind of corpus."""
+
+    def make_corpus(self, request: CorpusRequest) -> Iterator[Document]:
+        """Stream documents until ``request.num_tokens`` are filled; the same request gives the same documents."""
+
+
+class TaskModule(Protocol):
+    """A kind of task."""
+
+    def prepare(self, request: TaskRequest) -> Iterator[Cell]:
+        """One cell for each context in order; question ids name the same question in every context.
+
+        Raises:
+            UserError: a context too small for the task's own documents.
+        """
+
+
+def base_documents(request: TaskRequest, context: str, reserved_tokens: int, least: int = 0) -> int:
+    """The largest tail prefix that leaves ``reserved_tokens`` (head or needles, prompt, answer) free in a context.
+
+    Raises:
+        UserError: fewer than ``least`` documents fit.
+    """
+    size = request.contexts[context]
+    number = request.tail.prefix(size - reserved_tokens) if size >= reserved_tokens else -1
+    if number < least:
+        raise UserError(
+            f"{request.where}: context {context} ({size:,} tokens) is below the smallest head: head or needles, prompt and"
+            f" answer need {reserved_tokens:,} tokens and {least} documents; remove the context or lower the task's size"
+        )
+    return number
