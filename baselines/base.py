@@ -16,9 +16,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from configs.errors import UserError
-from configs.load import module_name
+from configs.load import build, module_name
 from configs.records import Answer, CorpusView, Question
 
 STATUSES = ("ok", "out_of_memory", "unsupported_context", "timeout", "unavailable_data")
@@ -60,6 +61,11 @@ class System(ABC):
 
     max_context_tokens: int | None = None  # above it a cell is `unsupported_context` without a try
 
+    def check_context(self, context_tokens: int) -> None:
+        """Raise `unsupported_context` where the system states a limit below a context."""
+        if self.max_context_tokens is not None and context_tokens > self.max_context_tokens:
+            raise CellStatus("unsupported_context", f"the system takes {self.max_context_tokens:,} tokens at most")
+
     def ingest(self, view: CorpusView) -> None:
         """Do what a view costs once, before its questions; the driver reports the time as ``ingest_s``."""
 
@@ -94,3 +100,16 @@ def load_module(kind: str, where: str) -> ModuleType:
         raise UserError(
             f"{where}: kind '{kind}': there is no module {name}; name a file of baselines/ or a dotted module"
         ) from None
+
+
+def read_params(cls: type, params: dict[str, Any], where: str) -> Any:
+    """The checked parameters of an entry; ``where`` (file and key) leads the message of a bad one.
+
+    Raises:
+        UserError: an unknown, missing, ill-typed or, by the dataclass's own check, impossible parameter.
+    """
+    try:
+        return build(cls, params, where)
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if message.startswith(where) else f"{where}: {message}") from None

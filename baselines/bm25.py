@@ -17,8 +17,8 @@ from functools import cached_property
 import numpy as np
 from scipy import sparse
 
-from baselines.base import Resources
-from baselines.reading import RagParams, ReadingSystem, Selection, Timer, read_params, selection
+from baselines.base import Resources, read_params
+from baselines.reading import RagParams, ReadingSystem, Selection, Timer, selection
 from configs.errors import UserError
 from configs.load import SystemSpec
 from configs.records import CorpusView, Document, Overlay, Question
@@ -209,4 +209,4 @@ class BM25(ReadingSystem):
 
 def make(spec: SystemSpec, resources: Resources) -> BM25:
     """Open the reader; the index is counted in memory from each view."""
-    return BM25(read_params(Params, spec.params, spec.kind), resources)
+    return BM25(read_params(Params, spec.params, "systems.yaml: params of kind 'bm25'"), resources)

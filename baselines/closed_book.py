@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.base import Resources
-from baselines.reading import ReadingSystem, Selection, read_params
+from baselines.base import Resources, read_params
+from baselines.reading import ReadingSystem, Selection
 from configs.load import SystemSpec
 from configs.records import CorpusView, Question
 
@@ -25,5 +25,5 @@ class ClosedBook(ReadingSystem):
 
 def make(spec: SystemSpec, resources: Resources) -> ClosedBook:
     """Open the reader."""
-    read_params(Params, spec.params, spec.kind)
+    read_params(Params, spec.params, "systems.yaml: params of kind 'closed_book'")
     return ClosedBook(resources)

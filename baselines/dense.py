@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from baselines.base import IndexResources, Resources
-from baselines.reading import RagParams, ReadingSystem, Selection, Timer, read_params, selection
+from baselines.base import IndexResources, Resources, read_params
+from baselines.reading import RagParams, ReadingSystem, Selection, Timer, selection
 from configs.errors import UserError
 from configs.load import IndexSpec, SystemSpec
 from configs.records import CorpusView, Document, Question
@@ -49,7 +49,7 @@ def build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> 
     from safetensors.numpy import save
     from tqdm import tqdm
 
-    params = read_params(IndexParams, spec.params, spec.kind)
+    params = read_params(IndexParams, spec.params, "systems.yaml: params of kind 'dense'")
     embedder = open_embedder(resources.model, resources.threads)
     corpus = read_corpus(resources.corpus)
     rows = []
@@ -162,4 +162,4 @@ class Dense(ReadingSystem):
 
 def make(spec: SystemSpec, resources: Resources) -> Dense:
     """Open the index, the embedder and the reader."""
-    return Dense(read_params(Params, spec.params, spec.kind), resources)
+    return Dense(read_params(Params, spec.params, "systems.yaml: params of kind 'dense'"), resources)

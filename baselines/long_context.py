@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.base import CellStatus, Resources, System
-from baselines.reading import Selection, open_reader, read_answer, read_params
+from baselines.base import CellStatus, Resources, System, read_params
+from baselines.reading import Selection, open_reader, read_answer
 from configs.load import SystemSpec
 from configs.records import Answer, CorpusView, Document, Question
 
@@ -57,4 +57,4 @@ class LongContext(System):
 
 def make(spec: SystemSpec, resources: Resources) -> LongContext:
     """Open the reader."""
-    return LongContext(read_params(Params, spec.params, spec.kind), resources)
+    return LongContext(read_params(Params, spec.params, "systems.yaml: params of kind 'long_context'"), resources)

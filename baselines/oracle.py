@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from baselines.base import Resources
-from baselines.reading import ReadingSystem, Selection, read_params
+from baselines.base import Resources, read_params
+from baselines.reading import ReadingSystem, Selection
 from configs.errors import UserError
 from configs.load import SystemSpec
 from configs.records import CorpusView, Document, Question
@@ -51,5 +51,5 @@ class Oracle(ReadingSystem):
 
 def make(spec: SystemSpec, resources: Resources, gold: Mapping[str, list[int]]) -> Oracle:
     """Open the reader with the gold table."""
-    read_params(Params, spec.params, spec.kind)
+    read_params(Params, spec.params, "systems.yaml: params of kind 'oracle'")
     return Oracle(resources, gold)

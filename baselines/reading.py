@@ -11,7 +11,6 @@ from typing import Any
 
 from baselines.base import Resources, System
 from configs.errors import UserError
-from configs.load import build
 from configs.records import Answer, CorpusView, Document, Question
 
 ORDERS = ("best_first", "best_last")
@@ -30,16 +29,6 @@ class RagParams:
             raise UserError(f"read_k {self.read_k} and routed_k {self.routed_k}: set 1 <= read_k <= routed_k")
         if self.order not in ORDERS:
             raise UserError(f"order '{self.order}': set one of {', '.join(ORDERS)}")
-
-
-def read_params(cls: type, params: dict[str, Any], kind: str) -> Any:
-    """The checked parameters of a system of some kind; a bad one is a UserError that names the kind."""
-    where = f"systems.yaml: params of kind '{kind}'"
-    try:
-        return build(cls, params, where)
-    except UserError as error:
-        message = str(error)
-        raise UserError(message if message.startswith(where) else f"{where}: {message}") from None
 
 
 def open_reader(model: Path | None, threads: int) -> Any:

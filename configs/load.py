@@ -79,6 +79,14 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class LatencySpec:
+    """What the latency cells ask: ``questions`` of one task, one at a time, after a warm-up."""
+
+    task: str
+    questions: int
+
+
+@dataclass(frozen=True)
 class Profile:
     """One experiment: which systems meet which tasks at which contexts, with how many questions and seeds."""
 
@@ -90,7 +98,7 @@ class Profile:
     seeds: list[int]
     models: list[str]
     samples: dict[str, dict[str, Any]]  # training sets: name -> parameters of tasks.samples
-    latency: dict[str, Any]  # task and questions of the latency cells
+    latency: dict[str, Any]  # a LatencySpec
 
 
 def build(cls: type, mapping: Any, where: str) -> Any:
@@ -207,23 +215,26 @@ def load(profile: str, directory: Path | str = DIRECTORY) -> Experiment:
 
 def _check_names(experiment: Experiment, path: Path, directory: Path) -> None:
     profile = experiment.profile
-    _known(profile.contexts, experiment.contexts, f"{path}: contexts", directory / "contexts.yaml")
-    _known(profile.tasks, experiment.tasks, f"{path}: tasks", directory / "tasks.yaml")
-    _known(profile.systems, experiment.systems, f"{path}: systems", directory / "systems.yaml")
-    _known(profile.models, experiment.models, f"{path}: models", directory / "models.yaml")
+    check_known(profile.contexts, experiment.contexts, f"{path}: contexts", directory / "contexts.yaml")
+    check_known(profile.tasks, experiment.tasks, f"{path}: tasks", directory / "tasks.yaml")
+    check_known(profile.systems, experiment.systems, f"{path}: systems", directory / "systems.yaml")
+    check_known(profile.models, experiment.models, f"{path}: models", directory / "models.yaml")
+    latency: LatencySpec = build(LatencySpec, profile.latency, f"{path}: latency")
+    check_known([latency.task], profile.tasks, f"{path}: latency: task", path)
     for name in profile.tasks:
         where = f"{directory / 'tasks.yaml'}: tasks: {name}: corpus"
-        _known([experiment.tasks[name].corpus], experiment.corpora, where, directory / "tasks.yaml")
+        check_known([experiment.tasks[name].corpus], experiment.corpora, where, directory / "tasks.yaml")
     for name in profile.systems:
         spec, where = experiment.systems[name], f"{directory / 'systems.yaml'}: systems: {name}"
         if spec.index is not None:
-            _known([spec.index], experiment.indexes, f"{where}: index", directory / "systems.yaml")
+            check_known([spec.index], experiment.indexes, f"{where}: index", directory / "systems.yaml")
         model = spec.model or (experiment.indexes[spec.index].model if spec.index else None)
         if model is not None:
-            _known([model], profile.models, f"{where}: model", path)
+            check_known([model], profile.models, f"{where}: model", path)
 
 
-def _known(names: Any, known: Any, where: str, source: Path) -> None:
+def check_known(names: Any, known: Any, where: str, source: Path) -> None:
+    """Raise a UserError for a name that is not among those of ``source``, with the nearest one as a hint."""
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(str(name), [str(item) for item in known], 1)
