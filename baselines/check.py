@@ -21,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
     parser.add_argument("--configs", type=Path, default=DIRECTORY, help="the configuration directory")
+    parser.add_argument("--results", type=Path, help="accepted as every command does; nothing is read there")
     chosen = parser.parse_args()
     check(load(chosen.profile, chosen.configs), chosen.configs)
 

@@ -155,7 +155,22 @@ def read_yaml(path: Path | str) -> Any:
         known = ", ".join(sorted(item.stem for item in Path(path).parent.glob("*.yaml")))
         raise UserError(f"{path}: no such file (there: {known})") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping, found {'nothing' if content is None else type(content).__name__}")
+    return content
+
+
+def _read_contexts(path: Path) -> dict[str, int]:
+    contexts = _read_mapping(path)
+    for name, tokens in contexts.items():
+        if not _has_type(tokens, int) or tokens < 1:
+            raise UserError(f"{path}: key '{name}' must be a number of tokens, found {tokens!r}")
+    return contexts
 
 
 @dataclass(frozen=True)
@@ -177,7 +192,7 @@ def _entries(cls: type, mapping: Any, where: str) -> dict[str, Any]:
 
 
 def _sections(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    content = read_yaml(path)
+    content = _read_mapping(path)
     for key in content:
         if key not in names:
             raise UserError(f"{path}: unknown key '{key}' (known: {', '.join(names)})")
@@ -202,12 +217,12 @@ def load(profile: str, directory: Path | str = DIRECTORY) -> Experiment:
     experiment = Experiment(
         name=profile,
         profile=chosen,
-        contexts=read_yaml(directory / "contexts.yaml"),
+        contexts=_read_contexts(directory / "contexts.yaml"),
         corpora=_entries(CorpusSpec, task_file["corpora"], f"{directory / 'tasks.yaml'}: corpora"),
         tasks=_entries(TaskSpec, task_file["tasks"], f"{directory / 'tasks.yaml'}: tasks"),
         indexes=_entries(IndexSpec, system_file["indexes"], f"{directory / 'systems.yaml'}: indexes"),
         systems=_entries(SystemSpec, system_file["systems"], f"{directory / 'systems.yaml'}: systems"),
-        models=_entries(ModelSpec, read_yaml(directory / "models.yaml"), str(directory / "models.yaml")),
+        models=_entries(ModelSpec, _read_mapping(directory / "models.yaml"), str(directory / "models.yaml")),
     )
     _check_names(experiment, path, directory)
     return experiment
