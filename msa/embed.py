@@ -29,10 +29,12 @@ def contrastive_loss(model: MSAModel, batch: Batch, temperature: float) -> tuple
     """
     columns = torch.arange(batch.documents.shape[1])
     documents = embed(model, batch.documents, columns < batch.lengths.unsqueeze(1))
-    questions = embed(model, batch.ids, batch.routing)
-    scores = (questions @ documents.T).masked_fill(~batch.countable, -torch.inf)
-    loss = auxiliary_loss(scores, batch.positives, temperature, batch.countable)
-    hits = batch.positives.gather(1, scores.argmax(-1, keepdim=True)).float().mean()
+    questions = torch.cat([embed(model, group.ids, group.routing) for group in batch.groups])
+    positives = torch.cat([group.positives for group in batch.groups])
+    countable = torch.cat([group.countable for group in batch.groups])
+    scores = (questions @ documents.T).masked_fill(~countable, -torch.inf)
+    loss = auxiliary_loss(scores, positives, temperature, countable)
+    hits = positives.gather(1, scores.argmax(-1, keepdim=True)).float().mean()
     return loss, {"aux_loss": loss.item(), "recall@1": hits.item()}
 
 

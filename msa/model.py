@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from msa import router
 from msa.config import ModelConfig
+from msa.ops.norm import rms_norm
 from msa.rope import rotary_angles, rotate
 
 
@@ -28,6 +29,10 @@ class PooledLayer:
     keys: Tensor
     values: Tensor
 
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The three tensors in the order of the fields."""
+        return self.routing, self.keys, self.values
+
 
 @dataclass
 class Selection:
@@ -37,7 +42,7 @@ class Selection:
     values: Tensor
     mask: Tensor
     scores: Tensor | None = None  # [B, N] document scores, where the memory keeps them
-    documents: Tensor | None = None  # [B, k] chosen documents, best first
+    documents: Tensor | None = None  # [B, k] indices of the chosen documents, best first; -1 where there are fewer
 
 
 class Memory(Protocol):
@@ -52,13 +57,36 @@ class Memory(Protocol):
 class Cache:
     """Keys and values that a row has already computed, and its chosen memory.
 
-    ``keys[i]``/``values[i]``: [B, T, G, D] of layer i; ``valid``: [B, T] real tokens; ``selected[i]``: of routed layer i.
+    ``keys[i]``/``values[i]``: [B, capacity, G, D] of layer i, the first T in use; ``valid``: [B, T] real tokens;
+    ``selected[i]``: of routed layer i.
     """
 
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     valid: Tensor | None = None
     selected: dict[int, Selection] = field(default_factory=dict)
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add keys and values [B, M, G, D] of new tokens to a layer; all of its keys and values so far."""
+        end = self.valid.shape[1]
+        if layer == len(self.keys):
+            self.keys.append(k)
+            self.values.append(v)
+            return k, v
+        for store, new in ((self.keys, k), (self.values, v)):
+            if store[layer].shape[1] < end:  # grow by half again, so that decoding does not copy at every token
+                room = max(end, store[layer].shape[1] * 3 // 2) - store[layer].shape[1]
+                store[layer] = F.pad(store[layer], (0, 0, 0, 0, 0, room))
+            store[layer][:, end - new.shape[1] : end] = new
+        return self.keys[layer][:, :end], self.values[layer][:, :end]
+
+    def rows(self, chosen: Tensor) -> Cache:
+        """The cache of some rows."""
+        selected = {
+            number: Selection(part.keys[chosen], part.values[chosen], part.mask[chosen]) for number, part in self.selected.items()
+        }
+        keys, values = ([layer[chosen] for layer in store] for store in (self.keys, self.values))
+        return Cache(keys, values, self.valid[chosen], selected)
 
 
 class RMSNorm(nn.Module):
@@ -70,7 +98,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, self.weight, self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -116,10 +144,11 @@ class Attention(nn.Module):
 
         ``mask`` is bool [B, 1, M, T]; None means causal with M = T.
         """
-        group = self.config.query_heads // self.config.kv_heads
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        if q.device.type == "cpu":  # the CPU kernel is faster in float32 than in bfloat16, most of all backward
+            q, k, v = q.float(), k.float(), v.float()
+        with torch.autocast(q.device.type, enabled=False):
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         return self.o_proj(out.transpose(1, 2).flatten(-2))
 
 
@@ -246,7 +275,7 @@ class MSAModel(nn.Module):
             attention, h = layer.self_attn, layer.input_layernorm(x)
             q, k, v = attention.queries(h, angles), attention.keys(h, angles), attention.values(h)
             if cache is not None:
-                k, v = _extend(cache, index, k, v)
+                k, v = cache.extend(index, k, v)
             mask = own_mask
             if index in self.config.routed_layers:
                 number = self.config.routed_layers.index(index)
@@ -277,16 +306,6 @@ def _own_mask(ids: Tensor, valid: Tensor | None, cache: Cache | None) -> Tensor 
     causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
     own = causal & now.unsqueeze(1) | torch.eye(length, dtype=torch.bool, device=ids.device)
     return torch.cat((past.unsqueeze(1).expand(-1, length, -1), own), 2).unsqueeze(1)
-
-
-def _extend(cache: Cache, index: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    if index < len(cache.keys):
-        k, v = torch.cat((cache.keys[index], k), 1), torch.cat((cache.values[index], v), 1)
-        cache.keys[index], cache.values[index] = k, v
-    else:
-        cache.keys.append(k)
-        cache.values.append(v)
-    return k, v
 
 
 def _with_memory(mask: Tensor | None, slots: Tensor, reads: Tensor | None, shape: torch.Size) -> Tensor:

@@ -22,28 +22,43 @@ from msa.prompt import Prompter, Row, own_positions, pad_rows
 
 
 @dataclass
-class Batch:
-    """Rows of one step, and the bank they are routed over (``documents`` is None for plain reading).
+class Group:
+    """Rows of similar length, so that little of a step is padding.
 
-    ids, targets, valid, routing, reads: [Q, M]; positions [M]; documents [N, L]; lengths [N];
-    positives, countable: [Q, N] documents to route to, and documents that count in the auxiliary loss.
+    ids, targets, routing, reads: [Q, M]; positions [M]; ``tokens``: real ones; positives, countable: [Q, N] documents
+    to route to, and documents that count in the auxiliary loss.
     """
 
     ids: Tensor
     targets: Tensor
-    valid: Tensor
     routing: Tensor
     positions: Tensor
     reads: Tensor
-    documents: Tensor | None = None
-    lengths: Tensor | None = None
+    tokens: int
     positives: Tensor | None = None
     countable: Tensor | None = None
+
+
+@dataclass
+class Batch:
+    """Rows of one step, and the bank [N, L] with its lengths [N] that they are routed over (None for plain reading)."""
+
+    groups: list[Group]
+    documents: Tensor | None = None
+    lengths: Tensor | None = None
 
     @property
     def tokens(self) -> int:
         """Real tokens of the step, rows and bank."""
-        return int(self.valid.sum()) + (int(self.lengths.sum()) if self.lengths is not None else 0)
+        return sum(group.tokens for group in self.groups) + (int(self.lengths.sum()) if self.lengths is not None else 0)
+
+    @property
+    def targets(self) -> int:
+        """Target tokens of the step."""
+        return sum(int((group.targets != IGNORE).sum()) for group in self.groups)
+
+
+GROUP_TOKENS = 4096  # about what keeps a group's activations in a core's cache
 
 
 class TrainingSet:
@@ -105,12 +120,14 @@ class TrainingSet:
                 countable[number, [index[document.doc_id] for document in group]] = False
             if last < len(chain):
                 positives[number, [index[document.doc_id] for document in chain[last]]] = True
-        batch = self._collate(built, self.top_k)
         wrapped = self.prompter.documents(documents)
-        batch.documents = pad_rows(wrapped, self.prompter.pad)
-        batch.lengths = torch.tensor([len(tokens) for tokens in wrapped])
-        batch.positives, batch.countable = positives, countable
-        return batch
+        lengths = torch.tensor([len(tokens) for tokens in wrapped])
+        groups = []
+        for chosen in _by_length(built):
+            group = self._collate([built[number] for number in chosen], self.top_k)
+            group.positives, group.countable = positives[chosen], countable[chosen]
+            groups.append(group)
+        return Batch(groups, pad_rows(wrapped, self.prompter.pad), lengths)
 
     def _single_step(self, sample: dict[str, Any], chain: list[list[Document]], last: int) -> Row:
         """The row of round ``last``: earlier rounds as context; the ids of that round, or the answer, as targets."""
@@ -145,24 +162,33 @@ class TrainingSet:
             order = [list(shown.values())[number] for number in _shuffled(len(shown), gold, rng)]
             row = self.prompter.reading(order, sample["question"], sample["answer_prefix"])
             built.append(row.add([*self.prompter.text(sample["answer"]), self.prompter.im_end], learn=True))
-        return self._collate(built, 0)
+        return Batch([self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)])
 
     def _draw(self, step: int, rng: np.random.Generator, rows: int) -> list[dict[str, Any]]:
         samples = self.samples[self.order[step % len(self.order)]]
         return [samples[number] for number in rng.choice(len(samples), min(rows, len(samples)), replace=False)]
 
-    def _collate(self, rows: list[Row], top_k: int) -> Batch:
+    def _collate(self, rows: list[Row], top_k: int) -> Group:
         ids = pad_rows([row.ids for row in rows], self.prompter.pad)
-        lengths = torch.tensor([len(row.ids) for row in rows])
-        columns = torch.arange(ids.shape[1])
-        return Batch(
+        return Group(
             ids=ids,
             targets=pad_rows([row.targets for row in rows], IGNORE),
-            valid=columns < lengths.unsqueeze(1),
             routing=pad_rows([list(map(int, row.routing)) for row in rows], 0).bool(),
             positions=own_positions(ids.shape[1], len(self.prompter.head), top_k),
-            reads=(columns >= len(self.prompter.head)).expand_as(ids),
+            reads=(torch.arange(ids.shape[1]) >= len(self.prompter.head)).expand_as(ids),
+            tokens=sum(len(row.ids) for row in rows),
         )
+
+
+def _by_length(rows: list[Row]) -> list[list[int]]:
+    """Split row numbers into groups of similar length and about ``GROUP_TOKENS`` padded tokens."""
+    order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
+    groups: list[list[int]] = [[]]
+    for number in order:
+        if groups[-1] and (len(groups[-1]) + 1) * len(rows[number].ids) > GROUP_TOKENS:
+            groups.append([])
+        groups[-1].append(number)
+    return groups
 
 
 def _shuffled(count: int, kept: int, rng: np.random.Generator) -> list[int]:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import shutil
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,9 @@ from msa import checkpoint
 from msa.config import ModelConfig
 from msa.loss import IGNORE, auxiliary_loss, language_loss
 from msa.memory import PaddedMemory
-from msa.model import MSAModel
+from msa.model import MSAModel, PooledLayer
 from msa.prompt import Prompter, load_tokenizer
-from msa.samples import Batch, TrainingSet
+from msa.samples import Batch, Group, TrainingSet
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ class Trainer:
             sample_set: TrainingSet(paths.samples(sample_set), self.prompter, self.top_k)
             for sample_set in sorted({phase.samples for phase in self.phases})
         }
+        self.temperature = self.model.config.aux_temperature
         self.total = sum(phase.steps for phase in self.phases)
         self._make_optimizers()
 
@@ -208,34 +211,56 @@ class Trainer:
             return data.memory_batch(step, params.seed, phase.rows, share, params.max_id)
         raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: read, memory, embed)")
 
-    def losses(self, batch: Batch, phase: Phase) -> tuple[Tensor, dict[str, float]]:
-        """Loss of a batch under a phase's weights, and the figures to log."""
+    def backward(self, batch: Batch, phase: Phase) -> dict[str, float]:
+        """Gradients of a batch under a phase's weights, group by group; the figures to log."""
         if phase.objective == "embed":
             from msa.embed import contrastive_loss
 
-            return contrastive_loss(self.model, batch, self.model.config.aux_temperature)
-        memory = None
+            loss, figures = contrastive_loss(self.model, batch, self.temperature)
+            loss.backward()
+            return {"loss": loss.item(), **figures}
+        memory, leaves = None, []
         if batch.documents is not None:
             pooled = self.model.encode(batch.documents, batch.lengths)
-            memory = PaddedMemory(pooled, batch.lengths, self.model.config.pool_tokens, self.top_k)
+            # groups share the bank: their gradients gather at its outputs and go through the document tower once
+            leaves = [(tensor, tensor.detach().requires_grad_()) for layer in pooled for tensor in layer.tensors()]
+            detached = iter([leaf for _, leaf in leaves])
+            memory = PaddedMemory(
+                [PooledLayer(next(detached), next(detached), next(detached)) for _ in pooled],
+                batch.lengths, self.model.config.pool_tokens, self.top_k,
+            )
+        figures: dict[str, float] = defaultdict(float)
+        routed = sum(int(group.positives.any(-1).sum()) for group in batch.groups) if memory else 0
+        for group in batch.groups:
+            self._group_backward(group, memory, phase, max(1, batch.targets), max(1, routed), figures)
+        if leaves:
+            torch.autograd.backward([tensor for tensor, _ in leaves], [leaf.grad for _, leaf in leaves])
+        return dict(figures)
+
+    def _group_backward(
+        self, group: Group, memory: PaddedMemory | None, phase: Phase, targets: int, routed: int, figures: dict[str, float]
+    ) -> None:
+        """Add one group's share of the step's losses and gradients."""
         hidden, selections = self.model(
-            batch.ids, batch.positions, memory=memory, routing_mask=batch.routing, reads_memory=batch.reads
+            group.ids, group.positions, memory=memory, routing_mask=group.routing, reads_memory=group.reads
         )
-        learn = batch.targets != IGNORE
-        logits = self.model.logits(hidden[learn])
-        targets = batch.targets[learn]
-        lm = language_loss(logits, targets)
-        figures = {"lm_loss": lm.item(), "target_accuracy": (logits.argmax(-1) == targets).float().mean().item()}
-        if not selections:
-            return lm, figures
-        routed = batch.positives.any(-1)
-        each = [auxiliary_loss(s.scores, batch.positives, self.model.temperature, batch.countable) for s in selections]
-        aux = torch.stack(each).mean()
-        figures["aux_loss"] = aux.item()
-        for number, selection in zip(self.model.config.routed_layers, selections, strict=True):
-            best = selection.scores.masked_fill(~batch.countable, -torch.inf).argmax(-1, keepdim=True)
-            figures[f"recall@1/layer{number}"] = batch.positives.gather(1, best)[routed].float().mean().item()
-        return phase.lm_weight * lm + phase.aux_weight * aux, figures
+        learn = group.targets != IGNORE
+        logits, wanted = self.model.logits(hidden[learn]), group.targets[learn]
+        lm = language_loss(logits, wanted) * (len(wanted) / targets)
+        figures["lm_loss"] += lm.item()
+        figures["target_accuracy"] += (logits.argmax(-1) == wanted).sum().item() / targets
+        loss = phase.lm_weight * lm
+        if selections:
+            share = int(group.positives.any(-1).sum()) / routed
+            each = [auxiliary_loss(s.scores, group.positives, self.temperature, group.countable) for s in selections]
+            aux = torch.stack(each).mean() * share
+            figures["aux_loss"] += aux.item()
+            loss = loss + phase.aux_weight * aux
+            for number, selection in zip(self.model.config.routed_layers, selections, strict=True):
+                best = selection.scores.masked_fill(~group.countable, -torch.inf).argmax(-1, keepdim=True)
+                figures[f"recall@1/layer{number}"] += group.positives.gather(1, best).sum().item() / routed
+        figures["loss"] += loss.item()
+        loss.backward()
 
     def step(self, step: int) -> dict[str, Any]:
         """One optimiser step; returns what the log holds of it."""
@@ -246,16 +271,15 @@ class Trainer:
                 group["lr"] = base * share
         batch = self.batch(step, phase)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.precision is not None):
-            loss, figures = self.losses(batch, phase)
-        if not torch.isfinite(loss):
+            figures = self.backward(batch, phase)
+        if not math.isfinite(figures["loss"]):
             raise UserError(f"{self.name}: the loss of step {step} ({phase.name}) is not finite; lower the learning rates in models.yaml")
-        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_spec.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         rates = dict(learning_rate=self.base_rates[0] * share, tokens=batch.tokens)
-        return {"step": step, "phase": phase.name, "loss": loss.item(), **rates, **figures}
+        return {"step": step, "phase": phase.name, **rates, **figures}
 
     def run(self) -> None:
         """Train to the end, from the last saved step where there is one, then write the checkpoint."""

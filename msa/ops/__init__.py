@@ -1,0 +1,1 @@
+"""Fused operations, each beside the plain form that its test holds it to."""
