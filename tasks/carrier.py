@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -44,11 +45,11 @@ class Prose:
             total += unit[1]
         return taken, start
 
-    def passages(self, start: int, budget_tokens: int) -> Iterator[list[Unit]]:
-        """Endless consecutive passages; the prose begins anew where it ends."""
-        while True:
-            taken, start = self.passage(start, budget_tokens)
-            yield taken
+
+def fitting(units: Sequence[Unit], ours: Sequence[Unit], budget_tokens: int) -> list[Unit]:
+    """The passage without the sentences at its end that ours leave no room for."""
+    room = budget_tokens - sum(tokens for _, tokens in ours)
+    return list(units[: sum(end <= room for end in accumulate(tokens for _, tokens in units))])
 
 
 def insert(units: Sequence[Unit], ours: Sequence[Unit], positions: Sequence[int], budget_tokens: int) -> list[str]:
@@ -63,10 +64,7 @@ def insert(units: Sequence[Unit], ours: Sequence[Unit], positions: Sequence[int]
     Returns:
         The sentences in order.
     """
-    room = budget_tokens - sum(tokens for _, tokens in ours)
-    kept = list(units)
-    while kept and sum(tokens for _, tokens in kept) > room:
-        kept.pop()
+    kept = fitting(units, ours, budget_tokens)
     placed: list[list[str]] = [[] for _ in range(len(kept) + 1)]
     for (text, _), position in zip(ours, positions, strict=True):
         placed[min(position, len(kept))].append(text)
@@ -76,14 +74,10 @@ def insert(units: Sequence[Unit], ours: Sequence[Unit], positions: Sequence[int]
     return result
 
 
-def carry(passage: Sequence[Unit], ours: Sequence[Unit], budget_tokens: int, generator: random.Random) -> str:
-    """A document: the passage with ours at random sentence boundaries, joined by spaces."""
-    room = budget_tokens - sum(tokens for _, tokens in ours)
-    fitting = total = 0
-    for _, tokens in passage:
-        total += tokens
-        if total > room:
-            break
-        fitting += 1
-    positions = [generator.randint(0, fitting) for _ in ours]
-    return " ".join(insert(passage, ours, positions, budget_tokens))
+def carry(
+    passage: Sequence[Unit], ours: Sequence[Unit], budget_tokens: int, generator: random.Random
+) -> tuple[str, int]:
+    """A document's text and its tokens: the passage with ours at random sentence boundaries, joined by spaces."""
+    kept = fitting(passage, ours, budget_tokens)
+    positions = [generator.randint(0, len(kept)) for _ in ours]
+    return " ".join(insert(kept, ours, positions, budget_tokens)), sum(tokens for _, tokens in [*kept, *ours])

@@ -77,9 +77,7 @@ def split_sentence(tokenizer: Tokenizer, sentence: str, budget_tokens: int) -> l
     return parts + ([(" ".join(current), total)] if current else [])
 
 
-def chunks(
-    tokenizer: Tokenizer, sentences: Iterable[str], budget_tokens: int
-) -> Iterator[list[tuple[str, int]]]:
+def chunks(tokenizer: Tokenizer, sentences: Iterable[str], budget_tokens: int) -> Iterator[list[tuple[str, int]]]:
     """Group consecutive sentences into chunks of at most ``budget_tokens`` of text.
 
     Args:

@@ -9,7 +9,17 @@ from configs.load import build
 from configs.records import Document
 from tasks import wording
 from tasks.base import Cell, CorpusRequest, TaskRequest
-from tasks.scaling import GROUP, TailSpec, checked_heads, draw_value, head_names, make_heads, prepare_heads, stream, tail_names
+from tasks.scaling import (
+    GROUP,
+    TailSpec,
+    checked_heads,
+    draw_value,
+    head_names,
+    make_heads,
+    prepare_heads,
+    stream,
+    tail_names,
+)
 
 
 def chain_sentences(entity: str, other: str, value: str, generator: random.Random) -> list[str]:

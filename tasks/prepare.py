@@ -43,7 +43,9 @@ def kind_module(kind: str, function: str, where: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if not name.startswith(str(error.name)):
             raise
-        raise UserError(f"{where}: key 'kind': no module {name}; name a file of tasks/ or an installed module") from None
+        raise UserError(
+            f"{where}: key 'kind': no module {name}; name a file of tasks/ or an installed module"
+        ) from None
     if not hasattr(module, function):
         raise UserError(f"{where}: key 'kind': {name} has no function {function}; choose another kind")
     return module
@@ -53,14 +55,17 @@ def write_corpus(documents: Iterable[Document], path: Path, num_tokens: int) -> 
     """Write a corpus as it streams, whole or not at all; returns its documents and tokens."""
     number = total = 0
     stream = iter(documents)
-    with whole_file(path) as temporary, tqdm(total=num_tokens, desc=path.parent.name, unit="token", mininterval=1, file=sys.stderr) as bar:
-        with pq.ParquetWriter(temporary, SCHEMAS["corpus"], compression="zstd") as writer:
-            while batch := list(islice(stream, GROUP_ROWS)):
-                rows = [{"doc_id": item.doc_id, "text": item.text, "num_tokens": item.num_tokens} for item in batch]
-                writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS["corpus"]))
-                tokens = sum(item.num_tokens for item in batch)
-                bar.update(tokens)
-                number, total = number + len(batch), total + tokens
+    with (
+        whole_file(path) as temporary,
+        tqdm(total=num_tokens, desc=path.parent.name, unit="token", mininterval=1, file=sys.stderr) as bar,
+        pq.ParquetWriter(temporary, SCHEMAS["corpus"], compression="zstd") as writer,
+    ):
+        while batch := list(islice(stream, GROUP_ROWS)):
+            rows = [{"doc_id": item.doc_id, "text": item.text, "num_tokens": item.num_tokens} for item in batch]
+            writer.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS["corpus"]))
+            tokens = sum(item.num_tokens for item in batch)
+            bar.update(tokens)
+            number, total = number + len(batch), total + tokens
     return number, total
 
 
@@ -93,7 +98,10 @@ def write_cell(cell: Cell, request: TaskRequest, directory: Path) -> None:
         for name, documents in cell.overlays.items()
         for item in documents
     ]
-    gold = [{"question_id": item.question_id, "answers": item.answers, "gold_doc_ids": item.gold_doc_ids} for item in cell.gold]
+    gold = [
+        {"question_id": item.question_id, "answers": item.answers, "gold_doc_ids": item.gold_doc_ids}
+        for item in cell.gold
+    ]
     write_table("questions", questions, directory / "questions.parquet")
     write_table("overlays", overlays, directory / "overlays.parquet")
     write_table("gold", gold, directory / "gold.parquet")
@@ -110,7 +118,9 @@ def prepare_task(experiment: Experiment, paths: Paths, name: str) -> str:
     """Write every context of one task; returns a line for the log."""
     profile = experiment.profile
     if name not in profile.tasks:
-        raise UserError(f"configs/profiles/{experiment.name}.yaml: tasks: no entry '{name}' (known: {', '.join(profile.tasks)})")
+        raise UserError(
+            f"configs/profiles/{experiment.name}.yaml: tasks: no entry '{name}' (known: {', '.join(profile.tasks)})"
+        )
     spec, where = experiment.tasks[name], f"configs/tasks.yaml: tasks: {name}"
     module = kind_module(spec.kind, "prepare", where)
     contexts = {context: experiment.contexts[context] for context in profile.contexts}
@@ -128,7 +138,9 @@ def prepare_task(experiment: Experiment, paths: Paths, name: str) -> str:
     )
     if request.questions < 1:
         raise UserError(f"configs/profiles/{experiment.name}.yaml: tasks: {name}: must ask 1 question or more")
-    cells = tqdm(module.prepare(request), total=len(contexts), desc=name, unit="context", mininterval=1, file=sys.stderr)
+    cells = tqdm(
+        module.prepare(request), total=len(contexts), desc=name, unit="context", mininterval=1, file=sys.stderr
+    )
     sizes = []
     for cell in cells:
         write_cell(cell, request, paths.prepared(name, cell.context))

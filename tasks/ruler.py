@@ -22,6 +22,7 @@ from tasks.base import Cell, Gold, TaskRequest, base_documents
 from tasks.carrier import Unit, insert
 from tasks.chunking import count_tokens, counted, wrapper_tokens
 from tasks.haystack import SEPARATORS, draw_key, draw_value
+from tasks.sources import split_sentences
 
 DEPTHS = tuple(int(depth) for depth in np.round(np.linspace(0, 100, num=40)))  # percent
 
@@ -56,7 +57,9 @@ def _checked(request: TaskRequest) -> RulerSpec:
     known = {"haystack": tuple(SEPARATORS), "key": ("word", "uuid"), "value": ("number", "uuid")}
     for key, allowed in known.items():
         if getattr(spec, key) not in allowed:
-            raise UserError(f"{request.where}: key '{key}' must be one of {', '.join(allowed)}, found {getattr(spec, key)!r}")
+            raise UserError(
+                f"{request.where}: key '{key}' must be one of {', '.join(allowed)}, found {getattr(spec, key)!r}"
+            )
     if not 1 <= spec.num_queries <= spec.num_keys:
         raise UserError(f"{request.where}: key 'num_queries' must be from 1 to num_keys ({spec.num_keys})")
     if spec.num_values < 1 or spec.num_keys * spec.num_values > len(DEPTHS):
@@ -76,7 +79,9 @@ def draw_questions(name: str, spec: RulerSpec, number: int) -> list[Needles]:
                 keys.append(key)
         values = [[draw_value(generator, spec.value) for _ in range(spec.num_values)] for _ in keys]
         queried = sorted(generator.sample(range(len(keys)), spec.num_queries))
-        sentences = [wording.needle(key, value, spec.value) for key, of_key in zip(keys, values, strict=True) for value in of_key]
+        sentences = [
+            wording.needle(key, value, spec.value) for key, of_key in zip(keys, values, strict=True) for value in of_key
+        ]
         asked = [index in queried for index, of_key in enumerate(values) for _ in of_key]
         if spec.haystack == "prose":
             depths = [depth / 100 for depth in generator.sample(DEPTHS, len(sentences))]
@@ -99,7 +104,9 @@ def reserved_tokens(request: TaskRequest, drawn: Sequence[Needles]) -> int:
     return max(a + b + item.question.max_new_tokens for a, b, item in totals)
 
 
-def positions(request: TaskRequest, item: Needles, tokens: Sequence[int], base: int, budget: int) -> list[tuple[int, float]]:
+def positions(
+    request: TaskRequest, item: Needles, tokens: Sequence[int], base: int, budget: int
+) -> list[tuple[int, float]]:
     """For each needle, the index of its document in the prefix and its place within it as a share of the document.
 
     A needle for whose tokens a document has no room left, beside other needles, moves to the next document.
@@ -117,7 +124,9 @@ def positions(request: TaskRequest, item: Needles, tokens: Sequence[int], base: 
                 break
             document = (document + 1) % base
         else:
-            raise UserError(f"{request.where}: a needle of {size} tokens finds no room; raise the corpus's document_tokens")
+            raise UserError(
+                f"{request.where}: a needle of {size} tokens finds no room; raise the corpus's document_tokens"
+            )
         used[document] = used.get(document, 0) + size
         places.append((document, share))
     return places
@@ -125,13 +134,10 @@ def positions(request: TaskRequest, item: Needles, tokens: Sequence[int], base: 
 
 def _units(request: TaskRequest, spec: RulerSpec, documents: dict[int, Document]) -> dict[int, list[Unit]]:
     """The sentences of documents with their tokens, counted in one batch."""
-    split: dict[int, list[str]] = {}
-    for index, document in documents.items():
-        if spec.haystack == "prose":
-            pieces = document.text.replace("! ", "!\n").replace("? ", "?\n").replace(". ", ".\n").split("\n")
-        else:
-            pieces = document.text.split("\n")
-        split[index] = [piece for piece in pieces if piece]
+    split = {
+        index: list(split_sentences(document.text)) if spec.haystack == "prose" else document.text.split("\n")
+        for index, document in documents.items()
+    }
     counts = iter(count_tokens(request.tokenizer, [piece for pieces in split.values() for piece in pieces]))
     return {index: [(piece, next(counts)) for piece in pieces] for index, pieces in split.items()}
 
@@ -153,7 +159,9 @@ def prepare_context(request: TaskRequest, spec: RulerSpec, drawn: Sequence[Needl
             ours = [(item.sentences[number], tokens[number]) for number in inside]
             slots = [round(spread[number][1] * len(units[index])) for number in inside]
             doc_id = int(request.tail.doc_ids[index])
-            pending.append((item.question.question_id, doc_id, separator.join(insert(units[index], ours, slots, budget))))
+            pending.append(
+                (item.question.question_id, doc_id, separator.join(insert(units[index], ours, slots, budget)))
+            )
         for number, (document, _) in enumerate(spread):
             if item.asked[number]:
                 gold[int(request.tail.doc_ids[document])] = None

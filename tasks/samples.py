@@ -38,6 +38,7 @@ WEIGHTS = {
     "facts": 0.20,
     "two_hop": 0.10,
 }
+DOCUMENTS = {"mv": 4, "mq": 4, "two_hop": 2}  # the most that one more question adds; of other tasks 1
 NOISE = " ".join(wording.RULER_NOISE)
 
 
@@ -67,7 +68,9 @@ class Ask:
     chain: tuple[tuple[int, ...], ...]
 
 
-def name_pool(generator: random.Random, number: int, split: str, words: tuple[tuple[str, ...], tuple[str, ...]]) -> list[tuple[str, str]]:
+def name_pool(
+    generator: random.Random, number: int, split: str, words: tuple[tuple[str, ...], tuple[str, ...]]
+) -> list[tuple[str, str]]:
     """Pairs of a split drawn from few words of each list, shuffled, so that siblings share one half."""
     side = max(4, round((3 * number) ** 0.5))
     adjectives, nouns = (generator.sample(part, min(side, len(part))) for part in words)
@@ -87,7 +90,7 @@ class Bank:
         self.texts: list[str] = []
         self.asks: dict[str, list[Ask]] = {task: [] for task in spec.weights}
         self.single: list[tuple[str, str, int]] = []  # key, number and document of each word-number needle of one value
-        self.total = 0  # tokens, estimated by sums of sentences
+        self.total = 0  # tokens of the wrapped documents
         expected = spec.bank_tokens // 40
         self.keys = name_pool(generator, expected, wording.TRAIN, wording.ruler_words())
         self.names = name_pool(generator, expected, wording.TRAIN, wording.plain_words())
@@ -113,9 +116,9 @@ class Bank:
             passage, _ = self.prose.passage(self.generator.randrange(len(self.prose.units)), self.budget)
         elif form == "noise":
             passage = [self.noise] * (self.budget // self.noise[1])
-        text = carry(passage, units, self.budget, self.generator)
+        text, tokens = carry(passage, units, self.budget, self.generator)
         self.texts.append(text)
-        self.total += self.spec.document_tokens if form == "prose" else self.wrapper + sum(u[1] for u in passage + units)
+        self.total += self.wrapper + tokens
         return len(self.texts) - 1
 
     def needle(self, key: str, kind: str) -> tuple[str, str]:
@@ -129,9 +132,13 @@ class Bank:
 
     def add_task(self, task: str) -> None:
         """Add the documents of one more question of a task (of several, where a document holds several needles)."""
-        {"facts": self._facts, "two_hop": self._two_hop, "mv": self._values, "mk2": self._needles, "mq": self._queries}.get(
-            task, self._single
-        )(task)
+        {
+            "facts": self._facts,
+            "two_hop": self._two_hop,
+            "mv": self._values,
+            "mk2": self._needles,
+            "mq": self._queries,
+        }.get(task, self._single)(task)
 
     def _single(self, task: str) -> None:
         if task == "mk3":
@@ -207,13 +214,13 @@ class Bank:
     def fill(self) -> None:
         """Add documents until the bank is full: plain ones by ``plain_share``, the rest for tasks drawn by weight."""
         plain = 0
-        tasks, weights = list(self.spec.weights), list(self.spec.weights.values())
-        while self.total < self.spec.bank_tokens - 2 * self.spec.document_tokens:
-            if plain < self.spec.plain_share * self.total:
+        while (room := (self.spec.bank_tokens - self.total) // self.spec.document_tokens) > 0:
+            weights = {task: share for task, share in self.spec.weights.items() if DOCUMENTS.get(task, 1) <= room}
+            if not weights or plain < self.spec.plain_share * self.total:
                 plain += self.spec.document_tokens
                 self.add([], "noise" if self.generator.random() < 0.1 else "prose")
             else:
-                self.add_task(self.generator.choices(tasks, weights)[0])
+                self.add_task(self.generator.choices(list(weights), list(weights.values()))[0])
 
     def questions(self) -> list[tuple[Ask, str, str]]:
         """Questions by weight among the tasks the bank holds, each thing asked once before any is asked again."""
@@ -252,7 +259,14 @@ def make_bank(
     for ask, question, prefix in bank.questions():
         answer, chain = _answer(ask, doc_ids)
         rows.append(
-            {"bank_id": bank_id, "task": ask.task, "question": question, "answer_prefix": prefix, "answer": answer, "chain": chain}
+            {
+                "bank_id": bank_id,
+                "task": ask.task,
+                "question": question,
+                "answer_prefix": prefix,
+                "answer": answer,
+                "chain": chain,
+            }
         )
     documents = list(zip(doc_ids, bank.texts, strict=True))
     generator.shuffle(documents)
@@ -302,8 +316,8 @@ def check(spec: SampleSpec, where: str) -> None:
     for task in spec.weights:
         if task not in WEIGHTS:
             raise UserError(f"{where}: key 'weights': unknown task '{task}' (known: {', '.join(WEIGHTS)})")
-    if not spec.weights or min(spec.weights.values()) < 0 or sum(spec.weights.values()) <= 0:
-        raise UserError(f"{where}: key 'weights' needs a positive share")
+    if not spec.weights or min(spec.weights.values()) <= 0:
+        raise UserError(f"{where}: key 'weights' needs tasks, each with a positive share; leave out those not wanted")
     if spec.document_tokens < 80:
         raise UserError(f"{where}: key 'document_tokens' must be 80 or more, so that a UUID needle fits")
     if spec.bank_tokens < 8 * spec.document_tokens:

@@ -102,13 +102,18 @@ def fact_sentences(entity: str, values: Sequence[str], generator: random.Random)
 
 
 def carried(
-    tokenizer: Tokenizer, prose: Prose, sentences: Sequence[str], budget_tokens: int, start: int, generator: random.Random
+    tokenizer: Tokenizer,
+    prose: Prose,
+    sentences: Sequence[str],
+    budget_tokens: int,
+    start: int,
+    generator: random.Random,
 ) -> tuple[list[str], int]:
     """A document's text for each sentence, over consecutive passages from ``start``; and where the prose goes on."""
     texts = []
     for sentence, tokens in zip(sentences, count_tokens(tokenizer, sentences), strict=True):
         passage, start = prose.passage(start, budget_tokens - tokens)
-        texts.append(carry(passage, [(sentence, tokens)], budget_tokens, generator))
+        texts.append(carry(passage, [(sentence, tokens)], budget_tokens, generator)[0])
     return texts, start
 
 
@@ -221,13 +226,17 @@ def prepare_heads(request: TaskRequest, spec: HeadSpec, heads: Sequence[Head]) -
         longest = max(count_tokens(request.tokenizer, questions), default=0)
         size = sum(document.num_tokens for document in head.documents)
         reserved = max(reserved, size + longest + spec.max_new_tokens)
-    order = [(turn, head) for turn in range(max(len(head.asks) for head in heads)) for head in heads if turn < len(head.asks)]
+    order = [
+        (turn, head) for turn in range(max(len(head.asks) for head in heads)) for head in heads if turn < len(head.asks)
+    ]
     for context in request.contexts:
         cell = Cell(context, base_documents(request, context, reserved))
         for number, (turn, head) in enumerate(order):
             text, answer, indices = head.asks[turn]
             question_id = f"{request.name}-{number:04d}"
-            cell.questions.append(Question(question_id, text, wording.ANSWER_PREFIX, spec.max_new_tokens, head.overlay_id))
+            cell.questions.append(
+                Question(question_id, text, wording.ANSWER_PREFIX, spec.max_new_tokens, head.overlay_id)
+            )
             cell.gold.append(Gold(question_id, [answer], [head.documents[index].doc_id for index in indices]))
         cell.overlays = {head.overlay_id: _shuffled(head) for head in heads}
         yield cell

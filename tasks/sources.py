@@ -102,20 +102,23 @@ def is_prose(sentence: str) -> bool:
     return sum(bool(_PLAIN_WORD.match(word)) for word in words) >= MIN_PLAIN_WORDS * len(words)
 
 
+def split_sentences(text: str) -> Iterator[str]:
+    """Split collapsed text after end marks, but not after initials and abbreviations."""
+    pending = ""
+    for piece in _BOUNDARY.split(text):
+        pending = f"{pending} {piece}" if pending else piece
+        if not _ABBREVIATION.search(pending):
+            yield pending
+            pending = ""
+    if pending:
+        yield pending
+
+
 def sentences(text: str) -> Iterator[str]:
     """The prose sentences of a docstring or comment block, markup removed and whitespace collapsed."""
     for paragraph in _paragraphs(text):
         paragraph = _MARKUP.sub("", _ROLE.sub(r"\1", paragraph))
-        pending = ""
-        for piece in _BOUNDARY.split(" ".join(paragraph.split())):
-            pending = f"{pending} {piece}" if pending else piece
-            if _ABBREVIATION.search(pending):
-                continue
-            if is_prose(pending):
-                yield pending
-            pending = ""
-        if pending and is_prose(pending):
-            yield pending
+        yield from filter(is_prose, split_sentences(" ".join(paragraph.split())))
 
 
 def documentation(source: str) -> Iterator[str]:

@@ -63,7 +63,9 @@ def vocabulary(sentences: Iterable[str], spec: WordsSpec) -> list[str]:
     counts = Counter(word for sentence in sentences for word in _LETTERS.findall(sentence.lower()))
     adjectives, nouns = wording.ruler_words()
     fixed = _LETTERS.findall(" ".join([*adjectives, *nouns, *wording.template_words()]).lower())
-    fixed += _LETTERS.findall((prompts.question("") + prompts.REPEAT_QUESTION + prompts.GIVE_ANSWER + " user assistant").lower())
+    fixed += _LETTERS.findall(
+        (prompts.question("") + prompts.REPEAT_QUESTION + prompts.GIVE_ANSWER + " user assistant").lower()
+    )
     # a longer word of hexadecimal letters ("face") would break the pairs of a UUID; it is spelled in pairs instead
     words = {word for word in fixed if not _is_hex(word)}
     common = _frequent(Counter({word: n for word, n in counts.items() if not _is_hex(word)}), spec.words)
@@ -99,7 +101,9 @@ def word_tokenizer(tokens: list[str]) -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(
         [decoders.WordPiece(CONTINUATION, cleanup=True), decoders.Fuse(), *(decoders.Replace(a, b) for a, b in joins)]
     )
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in prompts.SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in prompts.SPECIAL_TOKENS]
+    )
     return tokenizer
 
 
@@ -118,7 +122,9 @@ def make_tokenizer(parameters: dict[str, Any], where: str, prose: Path) -> Token
     if not path.is_file():
         raise UserError(f"{where}: key 'path': {path} does not exist; download the model there first")
     tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in prompts.SPECIAL_TOKENS])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in prompts.SPECIAL_TOKENS]
+    )
     return tokenizer
 
 
