@@ -103,21 +103,22 @@ def write_table(name: str, rows: Iterable[dict[str, Any]], path: Path | str) -> 
         pq.write_table(table, temporary, compression="zstd")
 
 
-def read_arrow(name: str, path: Path | str) -> pa.Table:
-    """Read and validate a table.
+def read_arrow(name: str, path: Path | str, columns: list[str] | None = None) -> pa.Table:
+    """Read and validate a table, or some of its columns.
 
     Raises:
         UserError: the file is missing, not Parquet, or has other columns than the schema ``name``.
     """
     try:
-        table = pq.read_table(path)
+        schema = pq.read_schema(path)
+        table = pq.read_table(path, columns=columns) if schema.equals(SCHEMAS[name]) else None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run the workflow stage that makes it") from None
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a readable Parquet file ({error}); delete it and run the same command again") from None
-    if not table.schema.equals(SCHEMAS[name]):
+    if table is None:
         expected = ", ".join(f"{field.name}: {field.type}" for field in SCHEMAS[name])
-        found = ", ".join(f"{field.name}: {field.type}" for field in table.schema)
+        found = ", ".join(f"{field.name}: {field.type}" for field in schema)
         raise UserError(f"{path}: not a {name} table: expected columns [{expected}], found [{found}]")
     return table
 

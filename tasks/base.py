@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from configs.errors import UserError
 from configs.records import Document, Question
 from configs.tables import read_arrow
+from tasks.chunking import SHORT_ID_DOCUMENTS, SHORT_IDS, text_budget
 
 DOCUMENT_TOKENS = 96  # default budget of a wrapped document: room for a needle of two UUIDs
 
@@ -43,11 +44,16 @@ class Tail:
             UserError: the file is missing or is no corpus.
         """
         self.path = Path(path)
-        table = read_arrow("corpus", self.path).select(["doc_id", "num_tokens"])
+        table = read_arrow("corpus", self.path, ["doc_id", "num_tokens"])
         self.doc_ids: np.ndarray = table["doc_id"].to_numpy()
         self.ends: np.ndarray = np.cumsum(table["num_tokens"].to_numpy(), dtype=np.int64)
         if not len(self.ends):
             raise UserError(f"{path}: holds no documents; delete it and run the same command again")
+
+    @property
+    def id_documents(self) -> int:
+        """A number of documents that stands for the length of this tail's ids (:func:`tasks.chunking.id_range`)."""
+        return SHORT_ID_DOCUMENTS if self.doc_ids.max() > SHORT_IDS[1] else 0
 
     def prefix(self, num_tokens: int) -> int:
         """The largest number of leading documents with at most ``num_tokens`` in all."""
@@ -95,6 +101,11 @@ class TaskRequest:
     def document_tokens(self) -> int:
         """The budget of the corpus's documents, which overlay documents keep too."""
         return int(self.corpus_params.get("document_tokens", DOCUMENT_TOKENS))
+
+    @property
+    def text_tokens(self) -> int:
+        """The budget of a document's bare text."""
+        return text_budget(self.tokenizer, self.document_tokens, self.tail.id_documents, self.where)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from itertools import islice
 from tokenizers import Tokenizer
 
 from configs import prompts
+from configs.errors import UserError
 from configs.records import Document
 
 SHORT_IDS = (100_000, 999_999)
 LONG_IDS = (100_000_000, 999_999_999)
 SHORT_ID_DOCUMENTS = 500_000  # beyond this many documents six digits get crowded
+MIN_TEXT_TOKENS = 32  # what is left for the text of a document; the longest fact sentence has 18
 BATCH = 2048
 
 
@@ -44,6 +46,21 @@ def wrapper_tokens(tokenizer: Tokenizer, num_documents: int = 0) -> int:
     low, high = id_range(num_documents)
     middle = (low + high) // 2 + 1
     return max(count_tokens(tokenizer, [prompts.document(doc_id, "") for doc_id in (low, middle, high)]))
+
+
+def text_budget(tokenizer: Tokenizer, document_tokens: int, num_documents: int, where: str) -> int:
+    """Tokens left for the text of a document of ``document_tokens``.
+
+    Raises:
+        UserError: too few for a sentence of ours.
+    """
+    budget = document_tokens - wrapper_tokens(tokenizer, num_documents)
+    if budget < MIN_TEXT_TOKENS:
+        short = MIN_TEXT_TOKENS - budget
+        raise UserError(
+            f"{where}: key 'document_tokens' must be {document_tokens + short} or more, found {document_tokens}"
+        )
+    return budget
 
 
 def counted(tokenizer: Tokenizer, pairs: Iterable[tuple[int, str]]) -> Iterator[Document]:

@@ -12,7 +12,7 @@ from configs.load import build
 from configs.records import Document
 from tasks import wording
 from tasks.base import DOCUMENT_TOKENS, CorpusRequest
-from tasks.chunking import chunks, counted, random_ids, wrapper_tokens
+from tasks.chunking import chunks, counted, random_ids, text_budget
 from tasks.sources import read_sentences
 
 NOISE_LINE = " ".join(wording.RULER_NOISE)
@@ -84,7 +84,7 @@ def make_corpus(request: CorpusRequest) -> Iterator[Document]:
         if value not in known:
             raise UserError(f"{request.where}: key '{key}' must be one of {', '.join(known)}, found {value!r}")
     expected = 2 * request.num_tokens // spec.document_tokens
-    budget = spec.document_tokens - wrapper_tokens(request.tokenizer, expected)
+    budget = text_budget(request.tokenizer, spec.document_tokens, expected, request.where)
     ids = random_ids(request.name, expected)
     texts = (
         SEPARATORS[spec.form].join(text for text, _ in chunk)

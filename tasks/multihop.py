@@ -11,6 +11,7 @@ from tasks import wording
 from tasks.base import Cell, CorpusRequest, TaskRequest
 from tasks.scaling import (
     GROUP,
+    Ask,
     TailSpec,
     checked_heads,
     draw_value,
@@ -47,20 +48,18 @@ def make_corpus(request: CorpusRequest) -> Iterator[Document]:
     yield from stream(request, spec, groups())
 
 
-def chain_head(count: int, limit: int, generator: random.Random) -> tuple[list[str], list[tuple[str, str, list[int]]]]:
-    """``limit`` sentences of the chains of one head and ``count`` questions on them, gold in hop order."""
+def chain_head(limit: int, generator: random.Random) -> tuple[list[str], list[Ask]]:
+    """At most ``limit`` sentences of the chains of one head and a question on each chain, documents in hop order."""
     names = head_names(generator, 2 * (limit // 2))
     used: set[str] = set()
     sentences: list[str] = []
-    askable = []
+    asks = []
     for entity, other in zip(names[::2], names[1::2], strict=True):
         value = draw_value(generator, used)
         used.add(value)
-        askable.append((entity, value, [len(sentences), len(sentences) + 1]))
+        question = generator.choice(wording.LINK_QUESTIONS).format(entity=entity)
+        asks.append((question, value, [len(sentences), len(sentences) + 1]))
         sentences += chain_sentences(entity, other, value, generator)
-    asks = []
-    for entity, value, indices in generator.sample(askable, count):
-        asks.append((generator.choice(wording.LINK_QUESTIONS).format(entity=entity), value, indices))
     return sentences, asks
 
 

@@ -20,7 +20,7 @@ from configs.records import Document, Question
 from tasks import wording
 from tasks.base import Cell, Gold, TaskRequest, base_documents
 from tasks.carrier import Unit, insert
-from tasks.chunking import count_tokens, counted, wrapper_tokens
+from tasks.chunking import count_tokens, counted
 from tasks.haystack import SEPARATORS, draw_key, draw_value
 from tasks.sources import split_sentences
 
@@ -78,7 +78,7 @@ def draw_questions(name: str, spec: RulerSpec, number: int) -> list[Needles]:
             if key not in keys:
                 keys.append(key)
         values = [[draw_value(generator, spec.value) for _ in range(spec.num_values)] for _ in keys]
-        queried = sorted(generator.sample(range(len(keys)), spec.num_queries))
+        queried = generator.sample(range(len(keys)), spec.num_queries)
         sentences = [
             wording.needle(key, value, spec.value) for key, of_key in zip(keys, values, strict=True) for value in of_key
         ]
@@ -145,7 +145,7 @@ def _units(request: TaskRequest, spec: RulerSpec, documents: dict[int, Document]
 def prepare_context(request: TaskRequest, spec: RulerSpec, drawn: Sequence[Needles], context: str) -> Cell:
     """The questions at one context, each with its overlay of replaced documents."""
     base = base_documents(request, context, reserved_tokens(request, drawn), least=1)
-    budget = request.document_tokens - wrapper_tokens(request.tokenizer, len(request.tail.doc_ids))
+    budget = request.text_tokens
     sizes = [count_tokens(request.tokenizer, item.sentences) for item in drawn]
     places = [positions(request, item, tokens, base, budget) for item, tokens in zip(drawn, sizes, strict=True)]
     units = _units(request, spec, request.tail.take({index for item in places for index, _ in item}))

@@ -8,7 +8,7 @@ about other entities, so every document of a corpus is distinct at any size.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Tokenizer
@@ -20,10 +20,10 @@ from configs.records import Document, Question
 from tasks import wording
 from tasks.base import DOCUMENT_TOKENS, Cell, CorpusRequest, Gold, TaskRequest, base_documents
 from tasks.carrier import Prose, carry
-from tasks.chunking import count_tokens, counted, random_ids, wrapper_tokens
+from tasks.chunking import count_tokens, counted, random_ids, text_budget
 
 GROUP = 64  # tail entities whose documents are shuffled together
-Facts = list[list[str]]  # for each entity (or chain), the sentences that become documents
+Ask = tuple[str, str, list[int]]  # question, answer, its documents by index
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def stream(request: CorpusRequest, spec: TailSpec, groups: Iterator[list[str]]) 
     """Documents that carry the sentences of ``groups`` until the tokens asked for are filled."""
     generator = random.Random(f"{spec.seed}/{request.name}/carrier")
     expected = 2 * request.num_tokens // spec.document_tokens
-    budget = spec.document_tokens - wrapper_tokens(request.tokenizer, expected)
+    budget = text_budget(request.tokenizer, spec.document_tokens, expected, request.where)
     prose = Prose.read(request.tokenizer, request.prose, wording.EVALUATION)
 
     def texts() -> Iterator[str]:
@@ -162,56 +162,53 @@ class Head:
 
     overlay_id: str
     documents: list[Document]
-    asks: list[tuple[str, str, list[int]]]
+    asks: list[Ask]
 
 
-def fact_head(count: int, limit: int, generator: random.Random) -> tuple[list[str], list[tuple[str, str, list[int]]]]:
-    """``limit`` fact sentences about entities of one head and ``count`` questions on them."""
-    attributes = list(wording.ATTRIBUTES)
+def fact_head(limit: int, generator: random.Random) -> tuple[list[str], list[Ask]]:
+    """At most ``limit`` fact sentences about entities of one head, and a question on each."""
     used: set[str] = set()
     sentences: list[str] = []
-    askable = []
-    for entity in head_names(generator, limit // len(attributes)):
-        values = [draw_value(generator, used) for _ in attributes]
-        used.update(values)
-        for attribute, value in zip(attributes, values, strict=True):
-            askable.append((entity, attribute, value, len(sentences) + attributes.index(attribute)))
-        sentences += fact_sentences(entity, values, generator)
     asks = []
-    for entity, attribute, value, index in generator.sample(askable, count):
-        question = generator.choice(wording.ATTRIBUTES[attribute][1]).format(entity=entity)
-        asks.append((question, value, [index]))
+    for entity in head_names(generator, limit // len(wording.ATTRIBUTES)):
+        values = []
+        for _, questions in wording.ATTRIBUTES.values():
+            values.append(draw_value(generator, used))
+            used.add(values[-1])
+            index = len(sentences) + len(values) - 1
+            asks.append((generator.choice(questions).format(entity=entity), values[-1], [index]))
+        sentences += fact_sentences(entity, values, generator)
     return sentences, asks
 
 
-def make_heads(request: TaskRequest, spec: HeadSpec, make_facts) -> list[Head]:
+def make_heads(
+    request: TaskRequest, spec: HeadSpec, make_facts: Callable[[int, random.Random], tuple[list[str], list[Ask]]]
+) -> list[Head]:
     """All replicates of a task.
 
     Args:
         request: what is to be prepared.
         spec: replicates and their size.
-        make_facts: from (questions, documents, generator) to sentences and questions of one head.
+        make_facts: from (most documents, generator) to the sentences of one head and all that can be asked of it.
 
     Raises:
         UserError: a head has no room for its questions' documents.
     """
-    wrapper = wrapper_tokens(request.tokenizer, len(request.tail.doc_ids))
     prose = Prose.read(request.tokenizer, request.prose, wording.EVALUATION)
-    ids = random_ids(f"heads/{request.name}", len(request.tail.doc_ids), taken=request.tail.doc_ids.tolist())
+    ids = random_ids(f"heads/{request.name}", request.tail.id_documents, taken=request.tail.doc_ids.tolist())
     heads = []
     for replicate in range(spec.replicates):
         generator = random.Random(f"{spec.seed}/{request.name}/head{replicate}")
         count = len(range(replicate, request.questions, spec.replicates))
-        limit = spec.head_tokens // request.document_tokens
-        try:
-            sentences, asks = make_facts(count, limit, generator)
-        except ValueError:
+        sentences, askable = make_facts(spec.head_tokens // request.document_tokens, generator)
+        if count > len(askable):
             raise UserError(
-                f"{request.where}: {count} questions do not fit a head of {spec.head_tokens:,} tokens ({limit} documents);"
-                " raise 'replicates' or 'head_tokens', or ask fewer questions"
-            ) from None
+                f"{request.where}: {count} questions do not fit a head of {spec.head_tokens:,} tokens, which holds"
+                f" {len(askable)}; raise 'replicates' or 'head_tokens', or ask fewer questions"
+            )
+        asks = generator.sample(askable, count)
         start = generator.randrange(len(prose.units))
-        texts, _ = carried(request.tokenizer, prose, sentences, request.document_tokens - wrapper, start, generator)
+        texts, _ = carried(request.tokenizer, prose, sentences, request.text_tokens, start, generator)
         documents = list(counted(request.tokenizer, zip(ids, texts, strict=False)))
         heads.append(Head(f"head{replicate}", documents, asks))
     return heads
