@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
 from collections.abc import Iterable
@@ -21,11 +20,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from configs.errors import UserError, run_command
-from configs.load import Experiment, load, module_name
+from configs.load import Experiment, module_name
 from configs.paths import Paths
 from configs.records import Document
 from configs.tables import SCHEMAS, whole_file, write_json, write_table
 from tasks.base import Cell, CorpusRequest, Tail, TaskRequest
+from tasks.command import opened, parser
 from tasks.vocabulary import read_tokenizer
 
 GROUP_ROWS = 8192  # documents of a row group: what is held in memory at a time
@@ -69,11 +69,13 @@ def write_corpus(documents: Iterable[Document], path: Path, num_tokens: int) -> 
     return number, total
 
 
-def prepare_corpus(experiment: Experiment, paths: Paths, name: str) -> str:
+def prepare_corpus(experiment: Experiment, paths: Paths, name: str, configs: Path) -> str:
     """Write one corpus up to the profile's largest context; returns a line for the log."""
     if name not in experiment.corpora:
-        raise UserError(f"configs/tasks.yaml: corpora: no entry '{name}' (known: {', '.join(experiment.corpora)})")
-    spec, where = experiment.corpora[name], f"configs/tasks.yaml: corpora: {name}"
+        raise UserError(
+            f"{configs / 'tasks.yaml'}: corpora: no entry '{name}' (known: {', '.join(experiment.corpora)})"
+        )
+    spec, where = experiment.corpora[name], f"{configs / 'tasks.yaml'}: corpora: {name}"
     module = kind_module(spec.kind, "make_corpus", where)
     num_tokens = max(experiment.contexts[context] for context in experiment.profile.contexts)
     request = CorpusRequest(name, spec.params, where, read_tokenizer(paths.tokenizer), paths.prose, num_tokens)
@@ -114,14 +116,14 @@ def write_cell(cell: Cell, request: TaskRequest, directory: Path) -> None:
     write_json(view, directory / "view.json")
 
 
-def prepare_task(experiment: Experiment, paths: Paths, name: str) -> str:
+def prepare_task(experiment: Experiment, paths: Paths, name: str, configs: Path) -> str:
     """Write every context of one task; returns a line for the log."""
     profile = experiment.profile
     if name not in profile.tasks:
         raise UserError(
-            f"configs/profiles/{experiment.name}.yaml: tasks: no entry '{name}' (known: {', '.join(profile.tasks)})"
+            f"{configs / 'profiles' / experiment.name}.yaml: tasks: no entry '{name}' (known: {', '.join(profile.tasks)})"
         )
-    spec, where = experiment.tasks[name], f"configs/tasks.yaml: tasks: {name}"
+    spec, where = experiment.tasks[name], f"{configs / 'tasks.yaml'}: tasks: {name}"
     module = kind_module(spec.kind, "prepare", where)
     contexts = {context: experiment.contexts[context] for context in profile.contexts}
     request = TaskRequest(
@@ -137,7 +139,7 @@ def prepare_task(experiment: Experiment, paths: Paths, name: str) -> str:
         questions=profile.tasks[name],
     )
     if request.questions < 1:
-        raise UserError(f"configs/profiles/{experiment.name}.yaml: tasks: {name}: must ask 1 question or more")
+        raise UserError(f"{configs / 'profiles' / experiment.name}.yaml: tasks: {name}: must ask 1 question or more")
     cells = tqdm(
         module.prepare(request), total=len(contexts), desc=name, unit="context", mininterval=1, file=sys.stderr
     )
@@ -150,18 +152,17 @@ def prepare_task(experiment: Experiment, paths: Paths, name: str) -> str:
 
 def main() -> None:
     """Prepare one corpus or one task."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("corpus", "task"))
-    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
-    parser.add_argument("--corpus", help="with 'corpus': an entry of configs/tasks.yaml: corpora")
-    parser.add_argument("--task", help="with 'task': an entry of the profile's tasks")
-    parser.add_argument("--results", default="results", help="directory of all results (default: results)")
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("what", choices=("corpus", "task"))
+    options.add_argument("--corpus", help="with 'corpus': an entry of configs/tasks.yaml: corpora")
+    options.add_argument("--task", help="with 'task': an entry of the profile's tasks")
+    arguments = options.parse_args()
     name = arguments.corpus if arguments.what == "corpus" else arguments.task
     if name is None:
         raise UserError(f"prepare {arguments.what}: --{arguments.what} is missing; name the one to prepare")
     run = prepare_corpus if arguments.what == "corpus" else prepare_task
-    print(run(load(arguments.profile), Paths.of(arguments.profile, arguments.results), name))
+    experiment, paths, _ = opened(arguments)
+    print(run(experiment, paths, name, arguments.configs))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -19,12 +18,12 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from configs.errors import UserError, run_command
-from configs.load import build, load
-from configs.paths import Paths
+from configs.load import build
 from configs.tables import SCHEMAS, whole_file
 from tasks import wording
 from tasks.carrier import Prose, Unit, carry
 from tasks.chunking import count_tokens, counted, random_ids, wrapper_tokens
+from tasks.command import opened, parser
 from tasks.vocabulary import read_tokenizer
 
 WEIGHTS = {
@@ -275,13 +274,11 @@ def make_bank(
 
 def main() -> None:
     """Write banks.parquet and samples.parquet of one training set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
-    parser.add_argument("--samples", required=True, help="an entry of the profile's samples, such as short")
-    parser.add_argument("--results", default="results", help="directory of all results (default: results)")
-    arguments = parser.parse_args()
-    experiment, paths = load(arguments.profile), Paths.of(arguments.profile, arguments.results)
-    where = f"configs/profiles/{arguments.profile}.yaml: samples"
+    options = parser(__doc__)
+    options.add_argument("--samples", required=True, help="an entry of the profile's samples, such as short")
+    arguments = options.parse_args()
+    experiment, paths, where = opened(arguments)
+    where = f"{where}: samples"
     entries = experiment.profile.samples
     if arguments.samples not in entries:
         raise UserError(f"{where}: no entry '{arguments.samples}' (known: {', '.join(entries)})")

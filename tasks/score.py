@@ -11,15 +11,13 @@ without text stays in the denominator with 0; a question that ``max_questions`` 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
 from configs.errors import UserError, run_command
-from configs.load import load
-from configs.paths import Paths
 from configs.records import Answer
 from configs.tables import read_json, read_predictions, read_table, write_table
+from tasks.command import opened, parser
 from tasks.metrics import METRICS, recall_at_k
 
 RECALL_AT = (1, 16)
@@ -61,7 +59,7 @@ def score_cell(cell: Path, prepared: Path, metric: str, identity: dict) -> int:
     """Write the scores of one cell; returns its questions. A cell whose run did not end well has none."""
     rows: list[dict] = []
     questions = 0
-    if read_json(cell / "run.json")["status"] == "ok":
+    if read_json(cell / "run.json").get("status") == "ok":
         gold = {row["question_id"]: row for row in read_table("gold", prepared / "gold.parquet")}
         path = cell / "predictions.jsonl"
         answers = read_predictions(path)
@@ -74,23 +72,19 @@ def score_cell(cell: Path, prepared: Path, metric: str, identity: dict) -> int:
 
 def main() -> None:
     """Score every context and seed of one system at one task."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
-    parser.add_argument("--system", required=True, help="an entry of the profile's systems")
-    parser.add_argument("--task", required=True, help="an entry of the profile's tasks")
-    parser.add_argument("--results", default="results", help="directory of all results (default: results)")
-    arguments = parser.parse_args()
-    experiment, paths = load(arguments.profile), Paths.of(arguments.profile, arguments.results)
+    options = parser(__doc__)
+    options.add_argument("--system", required=True, help="an entry of the profile's systems")
+    options.add_argument("--task", required=True, help="an entry of the profile's tasks")
+    arguments = options.parse_args()
+    experiment, paths, where = opened(arguments)
     profile = experiment.profile
     for key, name, known in (("systems", arguments.system, profile.systems), ("tasks", arguments.task, profile.tasks)):
         if name not in known:
-            raise UserError(
-                f"configs/profiles/{arguments.profile}.yaml: {key}: no entry '{name}' (known: {', '.join(known)})"
-            )
+            raise UserError(f"{where}: {key}: no entry '{name}' (known: {', '.join(known)})")
     metric = experiment.tasks[arguments.task].metric
     if metric not in METRICS:
         raise UserError(
-            f"configs/tasks.yaml: tasks: {arguments.task}: metric: unknown '{metric}' (known: {', '.join(METRICS)})"
+            f"{arguments.configs / 'tasks.yaml'}: tasks: {arguments.task}: metric: unknown '{metric}' (known: {', '.join(METRICS)})"
         )
     for context in profile.contexts:
         for seed in profile.seeds:

@@ -8,7 +8,6 @@ source file goes wholly to training or wholly to evaluation::
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import importlib.metadata
 import inspect
@@ -21,9 +20,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from configs.errors import UserError, run_command
-from configs.load import load
-from configs.paths import Paths
 from configs.tables import read_table, write_json, write_table
+from tasks.command import opened, parser
 
 STANDARD_LIBRARY = "python"
 # directory in site-packages -> distribution that pins it; an absent one is left out and recorded as such
@@ -190,12 +188,8 @@ def read_sentences(directory: Path | str, split: str) -> list[str]:
 
 def main() -> None:
     """Write train.parquet, evaluation.parquet and sources.json of a profile's prose."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
-    parser.add_argument("--results", default="results", help="directory of all results (default: results)")
-    arguments = parser.parse_args()
-    load(arguments.profile)
-    directory = Paths.of(arguments.profile, arguments.results).prose
+    arguments = parser(__doc__).parse_args()
+    directory = opened(arguments)[1].prose
     rows = collect(source_files(), progress=True)
     summary: dict = {"versions": versions(), "splits": {}}
     for split in SPLITS:

@@ -7,7 +7,6 @@ Numbers and UUIDs split into pairs of hexadecimal characters, so that two tokens
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import re
 import string
@@ -21,10 +20,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 
 from configs import prompts
 from configs.errors import UserError, run_command
-from configs.load import build, load
-from configs.paths import Paths
+from configs.load import build
 from configs.tables import whole_file
 from tasks import wording
+from tasks.command import opened, parser
 from tasks.sources import read_sentences
 
 UNKNOWN = "[UNK]"
@@ -144,13 +143,9 @@ def read_tokenizer(path: Path | str) -> Tokenizer:
 
 def main() -> None:
     """Write the tokenizer file of a profile."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
-    parser.add_argument("--results", default="results", help="directory of all results (default: results)")
-    arguments = parser.parse_args()
-    experiment, paths = load(arguments.profile), Paths.of(arguments.profile, arguments.results)
-    where = f"configs/profiles/{arguments.profile}.yaml: tokenizer"
-    tokenizer = make_tokenizer(experiment.profile.tokenizer, where, paths.prose)
+    arguments = parser(__doc__).parse_args()
+    experiment, paths, where = opened(arguments)
+    tokenizer = make_tokenizer(experiment.profile.tokenizer, f"{where}: tokenizer", paths.prose)
     with whole_file(paths.tokenizer) as temporary:
         tokenizer.save(str(temporary))
     print(f"{paths.tokenizer}: {tokenizer.get_vocab_size():,} tokens")

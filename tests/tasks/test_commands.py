@@ -1,0 +1,144 @@
+"""The commands end to end on a small profile: files, scores, messages and exit codes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configs.load import DIRECTORY
+from configs.paths import Paths
+from configs.records import Answer
+from configs.tables import read_corpus, read_json, read_questions, read_table, read_view, write_json, write_predictions
+from tasks import prepare, score
+
+PROFILE = {
+    "title": "small",
+    "tokenizer": {"kind": "words"},
+    "contexts": ["16K", "32K"],
+    "tasks": {"niah_prose_s2": 4, "two_hop": 8},
+    "systems": ["rag_bm25"],
+    "seeds": [0],
+    "models": ["backbone", "reader"],
+    "samples": {"short": {"bank_tokens": 2048, "banks": 2, "questions": 4}},
+    "latency": {"task": "two_hop", "questions": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def place(prose, tokenizer, tmp_path_factory) -> Path:
+    """A results tree with prose and tokenizer, and a configuration beside it."""
+    root = tmp_path_factory.mktemp("place")
+    shutil.copytree(DIRECTORY, root / "configs", ignore=shutil.ignore_patterns("__pycache__", "*.py"))
+    (root / "configs" / "profiles" / "mini.yaml").write_text(yaml.safe_dump(PROFILE))
+    paths = Paths.of("mini", root / "results")
+    shutil.copytree(prose, paths.prose)
+    paths.tokenizer.parent.mkdir(parents=True)
+    tokenizer.save(str(paths.tokenizer))
+    return root
+
+
+def run(monkeypatch, place: Path, module, *arguments: str) -> None:
+    """Run a command's main in this process."""
+    common = ["--profile", "mini", "--configs", str(place / "configs"), "--results", str(place / "results")]
+    monkeypatch.setattr(sys, "argv", ["command", *arguments, *common])
+    module.main()
+
+
+@pytest.fixture
+def prepared(place, monkeypatch) -> Paths:
+    """The two-hop task of the small profile, on disk."""
+    paths = Paths.of("mini", place / "results")
+    if not paths.prepared("two_hop", "32K").exists():
+        run(monkeypatch, place, prepare, "corpus", "--corpus", "chains")
+        run(monkeypatch, place, prepare, "task", "--task", "two_hop")
+    return paths
+
+
+def test_prepared_files(prepared) -> None:
+    corpus = read_corpus(prepared.corpus("chains"))
+    for context, size in (("16K", 16384), ("32K", 32768)):
+        directory = prepared.prepared("two_hop", context)
+        view = read_json(directory / "view.json")
+        assert view["corpus"] == "chains" and view["context_tokens"] == size
+        assert view["base_tokens"] == sum(document.num_tokens for document in corpus[: view["base_documents"]])
+        questions = read_questions(directory / "questions.parquet")
+        documents = {document.doc_id for document in read_view(directory, corpus).documents(questions[0])}
+        gold = read_table("gold", directory / "gold.parquet")
+        assert [row["question_id"] for row in gold] == [question.question_id for question in questions]
+        assert set(gold[0]["gold_doc_ids"]) <= documents
+
+
+def test_preparing_again_gives_the_same_bytes(prepared, place, monkeypatch) -> None:
+    directory = prepared.prepared("two_hop", "16K")
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+    run(monkeypatch, place, prepare, "task", "--task", "two_hop")
+    assert before == {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def answers_of(prepared: Paths, context: str, right: int) -> list[Answer]:
+    gold = read_table("gold", prepared.prepared("two_hop", context) / "gold.parquet")
+    return [
+        Answer(
+            row["question_id"],
+            f"The answer is {row['answers'][0]}." if index < right else "no idea",
+            cited_doc_ids=row["gold_doc_ids"][:1],
+            routed_doc_ids={"layer2": [1, *row["gold_doc_ids"]]},
+        )
+        for index, row in enumerate(gold)
+    ]
+
+
+def test_scores(prepared, place, monkeypatch) -> None:
+    for context, status in (("16K", "ok"), ("32K", "out_of_memory")):
+        cell = prepared.cell("rag_bm25", "two_hop", context, 0)
+        write_json({"status": status}, cell / "run.json")
+    answers = answers_of(prepared, "16K", right=3)[:6]  # max_questions left two out
+    answers[5].text, answers[5].status = "", "timeout"
+    write_predictions(answers, prepared.cell("rag_bm25", "two_hop", "16K", 0) / "predictions.jsonl")
+    run(monkeypatch, place, score, "--system", "rag_bm25", "--task", "two_hop")
+    rows = read_table("scores", prepared.cell("rag_bm25", "two_hop", "16K", 0) / "scores.parquet")
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        values.setdefault(row["metric"], []).append(row["value"])
+    assert values == {
+        "accuracy": [1.0, 1.0, 1.0, 0.0, 0.0, 0.0],
+        "recall@1/layer2": [0.0] * 6,
+        "recall@16/layer2": [1.0] * 6,
+        "citation_recall": [0.5] * 6,
+    }
+    assert read_table("scores", prepared.cell("rag_bm25", "two_hop", "32K", 0) / "scores.parquet") == []
+
+
+def test_answers_to_unknown_questions(prepared, tmp_path) -> None:
+    write_json({"status": "ok"}, tmp_path / "run.json")
+    write_predictions([Answer("nobody-asked", "x")], tmp_path / "predictions.jsonl")
+    with pytest.raises(score.UserError, match="'nobody-asked' is unknown or answered twice"):
+        score.score_cell(tmp_path, prepared.prepared("two_hop", "16K"), "contains", {})
+    assert not (tmp_path / "scores.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tasks.prepare", "task", "--task", "tow_hop"], "no entry 'tow_hop'"),
+        (["tasks.prepare", "task", "--task", "niah_prose_s2"], "not a readable Parquet file"),
+        (["tasks.score", "--system", "bm52", "--task", "two_hop"], "no entry 'bm52'"),
+        (["tasks.samples", "--samples", "middle"], "no entry 'middle'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(place, arguments, message) -> None:
+    paths = Paths.of("mini", place / "results")
+    paths.corpus("prose").parent.mkdir(parents=True, exist_ok=True)
+    paths.corpus("prose").write_bytes(b"no parquet")
+    options = ["--profile", "mini", "--configs", str(place / "configs"), "--results", str(place / "results")]
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments, *options], capture_output=True, text=True, cwd=DIRECTORY.parent, check=False
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(paths.root.rglob("*.tmp"))

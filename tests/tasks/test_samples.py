@@ -1,0 +1,90 @@
+"""Training banks hold every task's form, of training names and prose only."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.errors import UserError
+from tasks import samples, wording
+from tasks.carrier import Prose
+from tasks.chunking import counted, wrapper_tokens
+
+
+@pytest.fixture(scope="module")
+def banks(tokenizer, prose):
+    """Six banks: documents by id, and their samples."""
+    spec = samples.SampleSpec(bank_tokens=3072, banks=6, questions=40)
+    read, wrapper = Prose.read(tokenizer, prose, wording.TRAIN), wrapper_tokens(tokenizer)
+    made = [samples.make_bank(bank, "short", spec, read, tokenizer, wrapper) for bank in range(spec.banks)]
+    assert made[0] == samples.make_bank(0, "short", spec, read, tokenizer, wrapper)
+    return [
+        ({document.doc_id: document for document in counted(tokenizer, documents)}, rows) for documents, rows in made
+    ]
+
+
+def test_banks_keep_their_sizes(banks) -> None:
+    for documents, rows in banks:
+        assert 2900 <= sum(document.num_tokens for document in documents.values()) <= 3072
+        assert max(document.num_tokens for document in documents.values()) <= 96
+        assert len(rows) == 40
+
+
+def test_answers_stand_in_the_chain(banks) -> None:
+    tasks = set()
+    for documents, rows in banks:
+        for row in rows:
+            tasks.add(row["task"])
+            last = [documents[doc_id].text for doc_id in row["chain"][-1]]
+            values = row["answer"].replace(", and ", ", ").split(", ")
+            assert all(any(value in text for text in last) for value in values)
+            assert len(values) == (4 if row["task"] in ("mv", "mq") else 1)
+            assert len(row["chain"]) == (2 if row["task"] == "two_hop" else 1)
+            if row["task"] == "mv":
+                assert row["chain"][0] == sorted(row["chain"][0])
+                assert all(value in text for value, text in zip(values, last, strict=True))
+            holders = [d for d in documents.values() if values[0] in d.text]
+            assert len(holders) == 1
+    assert tasks == set(samples.WEIGHTS)
+
+
+def test_names_are_of_the_training_split(banks) -> None:
+    seen = 0
+    for _, rows in banks:
+        for row in rows:
+            if row["task"] in ("s1", "s2", "s3", "mk2", "mv") and row["question"].count("-") == 1:
+                key = row["question"].split(" for ")[1].split(" mentioned")[0]
+                assert wording.pair_split(*key.split("-")) == wording.TRAIN
+                seen += 1
+    assert seen > 20
+
+
+def test_siblings_share_halves(banks) -> None:
+    documents, _ = banks[0]
+    text = " ".join(document.text for document in documents.values())
+    keys = {part.split(" is:")[0] for part in text.split("magic numbers for ")[1:]}
+    halves = [key.split("-")[0] for key in keys]
+    assert len(set(halves)) < len(halves)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {"s9": 1.0}}, "unknown task 's9'"),
+        ({"weights": {"s2": 0.0}}, "positive share"),
+        ({"document_tokens": 40}, "document_tokens"),
+        ({"bank_tokens": 100}, "bank_tokens"),
+    ],
+)
+def test_bad_parameters(changes, message) -> None:
+    spec = samples.SampleSpec(**{"bank_tokens": 3072, "banks": 1, "questions": 4, **changes})
+    with pytest.raises(UserError, match=message):
+        samples.check(spec, "tiny.yaml: samples: short")
+
+
+def test_one_task_alone(tokenizer, prose) -> None:
+    spec = samples.SampleSpec(bank_tokens=1024, banks=1, questions=5, weights={"mv": 1.0})
+    documents, rows = samples.make_bank(
+        0, "x", spec, Prose.read(tokenizer, prose, "train"), tokenizer, wrapper_tokens(tokenizer)
+    )
+    assert {row["task"] for row in rows} == {"mv"} and len(rows) == 5
+    assert len(documents) >= 8
