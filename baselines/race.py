@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,10 @@ class Race:
         own = module.__name__.startswith("baselines.")
         resources = self.resources(seed=0)
         return {
-            "config": value_digest([asdict(self.spec), asdict(self.index_spec) if self.index_spec else None]),
+            # a title changes no answer
+            "config": value_digest(
+                [asdict(replace(self.spec, title="")), asdict(self.index_spec) if self.index_spec else None]
+            ),
             "code": code_digest(None if own else module.__file__),
             "weights": checkpoint_digest(resources.model) if resources.model else None,
             "index": file_digest(resources.index / "index.json") if resources.index else None,

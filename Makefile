@@ -1,0 +1,39 @@
+# reproduce  the whole experiment of a profile and its report   make reproduce PROFILE=tiny
+# plan       what `reproduce` would run
+# test       the tests
+# lint       style and layers
+# clean      a profile's results; the environment stays
+# Each sets up what it needs by itself: Python >= 3.11, make and a C compiler are enough.
+
+PROFILE ?= tiny
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: reproduce plan test lint clean
+.DEFAULT_GOAL := reproduce
+
+reproduce: $(READY)
+	@$(BIN)/python -m configs.workflow --profile $(PROFILE)
+	@$(BIN)/python -m reports.build --profile $(PROFILE) --print
+
+plan: $(READY)
+	@$(BIN)/python -m configs.load --profile $(PROFILE)
+	@$(BIN)/snakemake -n --quiet rules --rerun-triggers mtime params input --config profile=$(PROFILE)
+
+test: $(READY)
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+
+clean:
+	rm -rf results/$(PROFILE)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,204 @@
+# The experiment, top to bottom. Stages meet only through files; each rule is one command, which `--help` explains.
+#
+#   make reproduce                                          everything, with progress and a report at the end
+#   snakemake --cores all --config profile=tiny             the same without them
+#   snakemake -n --config profile=tiny                      what would run, and why
+#
+# Entries of the configuration reach rules as params, so an edited entry reruns what depends on it and nothing else.
+
+import json
+import re
+import sys
+from dataclasses import asdict
+
+sys.path.insert(0, workflow.basedir)
+from configs.load import load
+from configs.paths import Paths
+
+PROFILE, RESULTS, CONFIGS = config.get("profile", "tiny"), config.get("results", "results"), config.get("configs", "configs")
+E = load(PROFILE, CONFIGS)
+P = Paths.of(PROFILE, RESULTS)
+ROOT, LOGS = str(P.root), f"{P.root}/_logs"
+CHOSEN = f"--profile {PROFILE} --results {RESULTS} --configs {CONFIGS}"
+PYTHON = f"{sys.executable} -m"
+
+CHECKPOINT = ["model.safetensors", "config.json", "tokenizer.json"]
+PROSE = [P.prose / "train.parquet", P.prose / "evaluation.parquet"]
+
+
+def entry(*parts):
+    """Configuration entries as the text whose change reruns a rule; titles reach the report alone."""
+    found = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]
+    return json.dumps([{k: v for k, v in p.items() if k != "title"} if isinstance(p, dict) else p for p in found], sort_keys=True)
+
+
+def contexts():
+    return {context: E.contexts[context] for context in E.profile.contexts}
+
+
+def asked(task):
+    """What a system may see of a prepared task: never its gold."""
+    return [P.prepared(task, c) / name for c in contexts() for name in ("questions.parquet", "overlays.parquet", "view.json")]
+
+
+def gold(task):
+    return [P.prepared(task, c) / "gold.parquet" for c in contexts()]
+
+
+def checkpoint(model):
+    return [P.model(model) / name for name in CHECKPOINT] if model else []
+
+
+def opened(system, task):
+    """Checkpoints and index that a system opens for a task; gold only where its entry declares that it reads it."""
+    spec, corpus = E.systems[system], E.tasks[task].corpus
+    index = [P.index(spec.index, corpus) / "index.json", *checkpoint(E.indexes[spec.index].model)] if spec.index else []
+    return [P.corpus(corpus), *asked(task), *checkpoint(spec.model), *index, *(gold(task) if spec.reads_gold else [])]
+
+
+def system_entry(system):
+    spec = E.systems[system]
+    return entry(spec, E.indexes[spec.index] if spec.index else None)
+
+
+wildcard_constraints:
+    corpus="|".join(map(re.escape, E.corpora)),
+    task="|".join(map(re.escape, E.profile.tasks)),
+    samples="|".join(map(re.escape, E.profile.samples)),
+    model="|".join(map(re.escape, E.profile.models)),
+    index="|".join(map(re.escape, E.indexes)) or "none",
+    system="|".join(map(re.escape, E.profile.systems)),
+
+
+rule all:
+    input:
+        P.report / "index.html",
+        f"{ROOT}/tracked.done",
+
+
+# --- prepare: prose, tokenizer, corpora, questions with gold, training samples
+
+
+rule prose:
+    output: PROSE, P.prose / "sources.json"
+    log: f"{LOGS}/prose.log"
+    shell: "{PYTHON} tasks.sources {CHOSEN} > {log} 2>&1"
+
+
+rule tokenizer:
+    input: PROSE
+    output: P.tokenizer
+    params: entry=entry(E.profile.tokenizer)
+    log: f"{LOGS}/tokenizer.log"
+    shell: "{PYTHON} tasks.vocabulary {CHOSEN} > {log} 2>&1"
+
+
+rule corpus:
+    input: PROSE, P.tokenizer
+    output: P.corpus("{corpus}")
+    params: entry=lambda w: entry(E.corpora[w.corpus], max(contexts().values()))
+    log: f"{LOGS}/corpus.{{corpus}}.log"
+    shell: "{PYTHON} tasks.prepare corpus {CHOSEN} --corpus {wildcards.corpus} > {log} 2>&1"
+
+
+rule prepare:
+    input: PROSE, P.tokenizer, lambda w: P.corpus(E.tasks[w.task].corpus)
+    output: asked("{task}"), gold("{task}")
+    params:
+        entry=lambda w: entry(E.tasks[w.task].kind, E.tasks[w.task].corpus, E.tasks[w.task].params, E.profile.tasks[w.task], contexts()),
+    log: f"{LOGS}/prepare.{{task}}.log"
+    shell: "{PYTHON} tasks.prepare task {CHOSEN} --task {wildcards.task} > {log} 2>&1"
+
+
+rule samples:
+    input: PROSE, P.tokenizer
+    output: P.samples("{samples}") / "banks.parquet", P.samples("{samples}") / "samples.parquet"
+    params: entry=lambda w: entry(E.profile.samples[w.samples])
+    log: f"{LOGS}/samples.{{samples}}.log"
+    shell: "{PYTHON} tasks.samples {CHOSEN} --samples {wildcards.samples} > {log} 2>&1"
+
+
+# --- train: every model in its order, one at a time on all cores
+
+
+rule train:
+    input:
+        P.tokenizer,
+        lambda w: [P.samples(s) / f for s in E.models[w.model].samples for f in ("banks.parquet", "samples.parquet")],
+        lambda w: checkpoint(E.models[w.model].after),
+    output: checkpoint("{model}"), P.model("{model}") / "train.jsonl"
+    params: entry=lambda w: entry(E.models[w.model])
+    threads: workflow.cores
+    priority: 1
+    log: f"{LOGS}/train.{{model}}.log"
+    shell: "{PYTHON} msa.train {CHOSEN} --model {wildcards.model} --threads {threads} > {log} 2>&1"
+
+
+# --- index: a system's index over a corpus, once for all contexts and replicates
+
+
+rule index:
+    input: lambda w: P.corpus(w.corpus), lambda w: checkpoint(E.indexes[w.index].model)
+    output: P.index("{index}", "{corpus}") / "index.json"
+    params: entry=lambda w: entry(E.indexes[w.index])
+    log: f"{LOGS}/index.{{index}}.{{corpus}}.log"
+    shell: "{PYTHON} baselines.index {CHOSEN} --index {wildcards.index} --corpus {wildcards.corpus} --threads {threads} > {log} 2>&1"
+
+
+# --- run: a system at a task, all contexts and seeds; the cells' own files resume, the marker says that all have ended
+
+
+rule run:
+    input: lambda w: opened(w.system, w.task)
+    output: touch(f"{ROOT}/{{system}}/{{task}}/run.done")
+    params: entry=lambda w: system_entry(w.system), cells=entry(contexts(), E.profile.seeds)
+    log: f"{LOGS}/run.{{system}}.{{task}}.log"
+    shell: "{PYTHON} baselines.run {CHOSEN} --system {wildcards.system} --task {wildcards.task} --threads {threads} > {log} 2>&1"
+
+
+rule latency:
+    input: lambda w: opened(w.system, E.profile.latency["task"])
+    output: P.latency("{system}")
+    params: entry=lambda w: system_entry(w.system), cells=entry(contexts(), E.profile.latency)
+    threads: workflow.cores
+    log: f"{LOGS}/latency.{{system}}.log"
+    shell: "{PYTHON} baselines.measure {CHOSEN} --system {wildcards.system} --threads {threads} > {log} 2>&1"
+
+
+# --- score: gold meets the answers here
+
+
+rule score:
+    input: f"{ROOT}/{{system}}/{{task}}/run.done", lambda w: gold(w.task)
+    output: touch(f"{ROOT}/{{system}}/{{task}}/score.done")
+    params: metric=lambda w: E.tasks[w.task].metric
+    log: f"{LOGS}/score.{{system}}.{{task}}.log"
+    shell: "{PYTHON} tasks.score {CHOSEN} --system {wildcards.system} --task {wildcards.task} > {log} 2>&1"
+
+
+# --- summarise, report, mirror to Weights & Biases
+
+
+rule summarise:
+    input:
+        expand(f"{ROOT}/{{system}}/{{task}}/score.done", system=E.profile.systems, task=E.profile.tasks),
+        expand(P.latency("{system}"), system=E.profile.systems),
+    output: P.summary
+    params: entry=entry(contexts(), E.profile.seeds, list(E.profile.tasks), E.profile.systems)
+    log: f"{LOGS}/summarise.log"
+    shell: "{PYTHON} reports.summarise {CHOSEN} > {log} 2>&1"
+
+
+rule report:
+    input: P.summary, expand(P.model("{model}") / "train.jsonl", model=E.profile.models)
+    output: P.report / "index.html"
+    params: entry=json.dumps(asdict(E), sort_keys=True)
+    log: f"{LOGS}/report.log"
+    shell: "{PYTHON} reports.build {CHOSEN} > {log} 2>&1"
+
+
+rule track:
+    input: P.summary, expand(P.model("{model}") / "train.jsonl", model=E.profile.models)
+    output: touch(f"{ROOT}/tracked.done")
+    log: f"{LOGS}/track.log"
+    shell: "{PYTHON} reports.track {CHOSEN} > {log} 2>&1"
