@@ -110,6 +110,7 @@ def read_answer(question: Question, chosen: Selection, generation: Any) -> Answe
         output_tokens=generation.output_tokens,
         first_token_s=before_s + generation.first_token_s,
         total_s=before_s + generation.total_s,
+        truncated=generation.truncated,
         stage_s={
             **chosen.stage_s,
             "read": generation.first_token_s,

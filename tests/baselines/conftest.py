@@ -30,6 +30,7 @@ class FakeGeneration:
     output_tokens: int = 1
     first_token_s: float = 0.25
     total_s: float = 0.5
+    truncated: bool = False
 
 
 class FakeReader:
