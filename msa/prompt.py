@@ -96,12 +96,16 @@ class Prompter:
         """``[17][4]<|object_ref_end|>``, id by id as constrained decoding spells it."""
         return [token for doc_id in doc_ids for token in self.text(f"[{doc_id}]")] + [self.object_ref_end]
 
+    def fetched(self, document: Document) -> list[int]:
+        """A document as text in a prompt."""
+        return self.text(prompts.fetched(document.doc_id, document.text))
+
     def add_fetched(self, row: Row, documents: list[Document]) -> Row:
         """Append the text of fetched documents: they and the question are the next routing tokens."""
         for index in range(self.question_end(row), len(row.routing)):
             row.routing[index] = False
         for document in documents:
-            row.add(self.text(prompts.fetched(document.doc_id, document.text)), routing=True)
+            row.add(self.fetched(document), routing=True)
         return row.add([self.object_ref_end])
 
     def question_end(self, row: Row) -> int:
@@ -115,10 +119,14 @@ class Prompter:
 
     def reading(self, documents: list[Document], question: str, answer_prefix: str) -> Row:
         """A plain reader's prompt: documents' text, question, opening of the answer."""
+        return self.add_reader_question(self.reading_documents(documents), question, answer_prefix)
+
+    def reading_documents(self, documents: list[Document]) -> Row:
+        """The part of a reader's prompt up to its question."""
         row = Row().add(self.head)
         for tokens in self.texts([prompts.fetched(document.doc_id, document.text) for document in documents]):
             row.add(tokens)
-        return self.add_reader_question(row, question, answer_prefix)
+        return row
 
     def add_reader_question(self, row: Row, question: str, answer_prefix: str) -> Row:
         """The part of a reader's prompt behind its documents."""

@@ -62,10 +62,11 @@ class Router:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase. ``objective``: read (plain LM over documents in context), memory (routed), or embed (bi-encoder).
+    """One phase. ``objective``: copy (shuffled words twice), read (answer from documents in context), memory (routed), or embed (bi-encoder).
 
     The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux; ``answer_share`` of the memory rows are answers, the
-    others retrieval rounds; ``documents`` bounds the documents of a reading row.
+    others retrieval rounds; ``documents`` bounds the documents of a reading row, ``tokens`` is the length of a copied
+    sequence.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Phase:
     aux_weight: float = 0.1
     answer_share: float = 0.5
     documents: list[int] = field(default_factory=lambda: [1, 4])
+    tokens: int = 32
 
 
 @dataclass(frozen=True)
@@ -204,12 +206,14 @@ class Trainer:
     def batch(self, step: int, phase: Phase) -> Batch:
         """The batch of a global step; it depends on the seed and the step alone."""
         data, params = self.sets[phase.samples], self.params
+        if phase.objective == "copy":
+            return data.copying_batch(step, params.seed, phase.rows, phase.tokens)
         if phase.objective == "read":
             return data.reading_batch(step, params.seed, phase.rows, tuple(phase.documents), params.max_id)
         if phase.objective in ("memory", "embed"):
             share = phase.answer_share if phase.objective == "memory" else 0.0
             return data.memory_batch(step, params.seed, phase.rows, share, params.max_id)
-        raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: read, memory, embed)")
+        raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: copy, read, memory, embed)")
 
     def backward(self, batch: Batch, phase: Phase) -> dict[str, float]:
         """Gradients of a batch under a phase's weights, group by group; the figures to log."""

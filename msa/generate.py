@@ -1,0 +1,254 @@
+"""Generation with Memory Interleave: retrieve ids, read their text, route again, answer (paper section 3.5).
+
+Every round is one prefill over question and fetched text, which is routed once; ids, or the end of retrieval and then
+the answer, are decoded behind it. Training cuts the same rows into single-step samples (msa.samples).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import torch
+
+from configs.records import Document, Question
+from msa.decode import Session
+from msa.memory import BankMemory
+from msa.model import MSAModel
+from msa.prompt import Prompter, Row
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of Memory Interleave; ``constrain_ids`` lets only ids of routed documents be generated."""
+
+    max_rounds: int = 3
+    max_ids: int = 8
+    max_fetched_tokens: int = 2048
+    constrain_ids: bool = True
+
+
+@dataclass
+class Trace:
+    """One question on its way to an answer. ``routed`` maps "layer{i}" (and "round{r}/layer{i}") to ranked ids."""
+
+    question: Question
+    row: Row
+    cited: list[int] = field(default_factory=list)
+    routed: dict[str, list[int]] = field(default_factory=dict)
+    rounds: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    fetched_tokens: int = 0
+    text: str = ""
+    status: str = "ok"
+    retrieving: bool = True
+    truncated: bool = False
+    first_token_s: float = 0.0
+    stage_s: dict[str, float] = field(default_factory=dict)
+
+
+class Interleave:
+    """Answers batches of questions over a memory.
+
+    Args:
+        fetch: original text of a document by (question, id), or None where the question's corpus has no such id.
+    """
+
+    def __init__(
+        self, model: MSAModel, prompter: Prompter, limits: Limits, fetch: Callable[[Question, int], Document | None]
+    ):
+        self.model, self.prompter, self.limits, self.fetch = model, prompter, limits, fetch
+
+    @torch.no_grad()
+    def answer(self, questions: list[Question], memory: BankMemory) -> list[Trace]:
+        """Answer a batch; times of a trace are its share of the batch."""
+        started = perf_counter()
+        traces = [Trace(question, self.prompter.opening(question.text)) for question in questions]
+        waiting = list(range(len(traces)))
+        for number in range(self.limits.max_rounds + 1):
+            if not waiting:
+                break
+            waiting = self._round(number, traces, waiting, memory, started)
+        return traces
+
+    def _round(self, number: int, traces: list[Trace], waiting: list[int], memory: BankMemory, started: float) -> list[int]:
+        """One prefill of the waiting questions; those that end retrieval are answered, the others are returned."""
+        active = [traces[index] for index in waiting]
+        clock = _Clock(active)
+        session = Session(
+            self.model, [trace.row for trace in active], self.prompter.pad, len(self.prompter.head), memory.rows(waiting)
+        )
+        clock.stage("route")
+        for place, trace in enumerate(active):
+            trace.input_tokens += len(trace.row.ids)
+            for layer, selection in zip(self.model.config.routed_layers, session.selections, strict=True):
+                ids = [doc_id for doc_id in selection.documents[place].tolist() if doc_id >= 0]
+                trace.routed[f"layer{layer}" if number == 0 else f"round{number + 1}/layer{layer}"] = ids
+        going = [p for p, trace in enumerate(active) if trace.retrieving and number < self.limits.max_rounds]
+        ending = [p for p in range(len(active)) if p not in set(going)]
+        if going:
+            part = session.rows(going)
+            tokens = self._ids(part, [active[place] for place in going], number)
+            clock.stage("cite")
+            for place, generated in zip(going, tokens, strict=True):
+                if generated[:1] == [self.prompter.end_of_retrieve]:
+                    ending.append(place)
+                    active[place].output_tokens += 1
+                else:
+                    self._extend(active[place], generated)
+            clock.stage("fetch")
+        if ending:
+            ending.sort()
+            self._finish(session.rows(ending), [active[place] for place in ending], clock, started, len(traces))
+        ended = set(ending)
+        return [waiting[place] for place in range(len(active)) if place not in ended]
+
+    def _ids(self, session: Session, traces: list[Trace], number: int) -> list[list[int]]:
+        """Generated citation tokens of a round, or just the end-of-retrieve token."""
+        limit = 1 + self.limits.max_ids * 8
+        if not self.limits.constrain_ids:
+            return _free(session, self.prompter, limit)
+        spellings = []
+        for trace in traces:
+            # a round's candidates are its own routed documents that were not read yet
+            prefix = "" if number == 0 else f"round{number + 1}/"
+            candidates = [
+                doc_id
+                for layer in self.model.config.routed_layers
+                for doc_id in trace.routed[f"{prefix}layer{layer}"]
+                if doc_id not in trace.cited
+            ]
+            spellings.append([tuple(self.prompter.text(f"[{doc_id}]")) for doc_id in dict.fromkeys(candidates)])
+        automata = [Citations(self.prompter, spelled, self.limits.max_ids, number > 0) for spelled in spellings]
+        result: list[list[int]] = [[] for _ in traces]
+        while True:
+            allowed = torch.full_like(session.logits, -torch.inf)
+            for row, automaton in enumerate(automata):
+                allowed[row, automaton.allowed()] = 0.0
+            best = (session.logits + allowed).argmax(-1).tolist()
+            for row, (automaton, token) in enumerate(zip(automata, best, strict=True)):
+                if not automaton.done:
+                    automaton.take(token)
+                    result[row].append(token)
+            if all(automaton.done for automaton in automata):
+                return result
+            session.feed([[token] for token in best])
+
+    def _extend(self, trace: Trace, tokens: list[int]) -> None:
+        """Append a round's citation and the text of its documents; whatever is wrong with it ends retrieval."""
+        trace.output_tokens += len(tokens)
+        trace.rounds += 1
+        cited, documents = self._parse(tokens), []
+        for doc_id in dict.fromkeys(cited):
+            document = None if doc_id in trace.cited else self.fetch(trace.question, doc_id)
+            if document is not None and trace.fetched_tokens + document.num_tokens <= self.limits.max_fetched_tokens:
+                documents.append(document)
+                trace.cited.append(doc_id)
+                trace.fetched_tokens += document.num_tokens
+            elif document is None and doc_id not in trace.cited:
+                trace.status = "unknown_id"
+        if not cited:
+            trace.status = "malformed_ids"
+        if not documents:
+            trace.retrieving = False
+            return
+        trace.row.add(self.prompter.citation([document.doc_id for document in documents]))
+        self.prompter.add_fetched(trace.row, documents)
+        if trace.status != "ok":
+            trace.retrieving = False
+
+    def _parse(self, tokens: list[int]) -> list[int]:
+        text = "".join(self.prompter.tokenizer.decode(tokens, skip_special_tokens=True).split())
+        return [int(found) for found in re.findall(r"\[(\d{1,18})\]", text)][: self.limits.max_ids]
+
+    def _finish(self, session: Session, traces: list[Trace], clock: _Clock, started: float, batch: int) -> None:
+        """Read the repeated question and decode the answers."""
+        prompter = self.prompter
+        requests = []
+        for trace in traces:
+            row = Row().add([prompter.end_of_retrieve])
+            requests.append(prompter.add_answer_request(row, trace.question.text, trace.question.answer_prefix).ids)
+            trace.input_tokens += len(requests[-1])
+        session.feed(requests)
+        first = (perf_counter() - started) / batch
+        tokens = session.greedy(prompter.im_end, [trace.question.max_new_tokens for trace in traces])
+        for trace, generated in zip(traces, tokens, strict=True):
+            trace.first_token_s = first
+            trace.text = prompter.tokenizer.decode(generated)
+            trace.output_tokens += len(generated)
+            trace.truncated = len(generated) >= trace.question.max_new_tokens
+        clock.stage("decode")
+
+
+class Citations:
+    """The automaton of constrained citations: ids of a candidate list, each once, then the end token.
+
+    Args:
+        candidates: token spellings of ``[id]``.
+        may_end: whether end-of-retrieve may come in place of the first id.
+    """
+
+    def __init__(self, prompter: Prompter, candidates: list[tuple[int, ...]], max_ids: int, may_end: bool):
+        self.end, self.stop = prompter.end_of_retrieve, prompter.object_ref_end
+        self.left, self.max_ids, self.may_end = list(candidates), max_ids, may_end
+        self.prefix: tuple[int, ...] = ()
+        self.count = 0
+        self.done = False
+
+    def allowed(self) -> list[int]:
+        """Tokens that may come next; the stop token once done."""
+        if self.done:
+            return [self.stop]
+        room = self.count < self.max_ids
+        at = len(self.prefix)
+        tokens = {c[at] for c in self.left if c[:at] == self.prefix and len(c) > at} if room else set()
+        if not self.prefix:
+            if self.count or not tokens:
+                tokens.add(self.stop)
+            if self.may_end and not self.count:
+                tokens.add(self.end)
+        return sorted(tokens)
+
+    def take(self, token: int) -> None:
+        """Advance by a token of :meth:`allowed`."""
+        if token in (self.end, self.stop):
+            self.done = True
+            return
+        self.prefix += (token,)
+        if self.prefix in self.left:
+            self.left.remove(self.prefix)
+            self.prefix = ()
+            self.count += 1
+
+
+def _free(session: Session, prompter: Prompter, limit: int) -> list[list[int]]:
+    """Unconstrained citation tokens, up to and with the first end token."""
+    result: list[list[int]] = [[] for _ in range(len(session.logits))]
+    ends = (prompter.object_ref_end, prompter.end_of_retrieve, prompter.im_end)
+    while True:
+        best = session.logits.argmax(-1).tolist()
+        open_rows = 0
+        for row, token in zip(result, best, strict=True):
+            if not row or (row[-1] not in ends and len(row) < limit):
+                row.append(token)
+            open_rows += row[-1] not in ends and len(row) < limit
+        if not open_rows:
+            return result
+        session.feed([[token] for token in best])
+
+
+class _Clock:
+    """Adds the time between stages to every trace of a round, as its share."""
+
+    def __init__(self, traces: list[Trace]):
+        self.traces, self.last = traces, perf_counter()
+
+    def stage(self, name: str) -> None:
+        now = perf_counter()
+        share = (now - self.last) / len(self.traces)
+        for trace in self.traces:
+            trace.stage_s[name] = trace.stage_s.get(name, 0.0) + share
+        self.last = now
