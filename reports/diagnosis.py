@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from configs.records import Answer
 from reports.evidence import Evidence
+from reports.statistics import Interval, mean_interval
 
 CAUSES = ("retrieval", "citation", "reading", "malformed")
 
@@ -36,10 +37,23 @@ def cause(answer: Answer, gold: list[int]) -> str:
     """The step that a wrong answer is charged to."""
     if answer.status != "ok":
         return "malformed"
-    routed = {doc_id for ids in answer.routed_doc_ids.values() for doc_id in ids}
-    if not set(gold) <= routed:
+    if not set(gold) <= _routed(answer):
         return "retrieval"
     return "reading" if set(gold) <= set(answer.cited_doc_ids) else "citation"
+
+
+def _routed(answer: Answer) -> set[int]:
+    return {doc_id for ids in answer.routed_doc_ids.values() for doc_id in ids}
+
+
+def routed_share(evidence: Evidence, system: str, task: str, context: str) -> Interval | None:
+    """Interval of the share of gold documents that any layer of any round routed to; None without answers or gold."""
+    gold = evidence.gold(task, context)
+    answers = [answer for answer in evidence.predictions((system, task, context)) if gold.get(answer.question_id)]
+    shares = [
+        len(_routed(answer) & set(gold[answer.question_id])) / len(set(gold[answer.question_id])) for answer in answers
+    ]
+    return mean_interval(shares) if shares else None
 
 
 def diagnose(evidence: Evidence, system: str, task: str, context: str) -> Diagnosis | None:

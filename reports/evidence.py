@@ -159,6 +159,14 @@ class Evidence:
         row = self.summary.get((system, task, context, metric))
         return row if row and row["value"] is not None else None
 
+    def recalls(self, system: str, task: str) -> list[str]:
+        """The summary's ``recall@16/{stage}`` metrics of a system at a task: first rounds, then ``round2/...`` and later.
+
+        A later round has values for the questions that came to it, and only those.
+        """
+        found = {key[3] for key in self.summary if key[:2] == (system, task) and key[3].startswith("recall@16/")}
+        return sorted(found, key=lambda metric: (metric.count("/"), metric))
+
     def title(self, name: str) -> str:
         """The title of a system or a task."""
         if name == NEEDLE_MEAN:

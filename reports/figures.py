@@ -14,6 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from reports import plotting
+from reports.diagnosis import routed_share
 from reports.evidence import NEEDLE_MEAN, NOT_MEASURED, Evidence
 from reports.statistics import slope_interval
 from reports.tables import SHORT
@@ -175,33 +176,50 @@ def needle_subtasks(evidence: Evidence, reference: Reference) -> Figure | None:
 
 
 def recall(evidence: Evidence, reference: Reference) -> Figure | None:
-    """Recall@16 of each routing stage against memory size, on the scaling and the two-hop task."""
+    """Recall of the gold documents against memory size: by layer on the scaling task, over all rounds on two-hop."""
     ours = reference["roles"]["ours"]
-    panels = [task for kind in ("scaling", "multihop") for task in evidence.tasks_of_kind(kind)]
-    drawn = []
-    for task in panels:
-        series = []
-        for system, (colour, _, width) in _styles(evidence, reference).items():
-            if system != ours and evidence.experiment.systems[system].kind == evidence.experiment.systems[ours].kind:
-                continue  # MSA's variants route as it does
-            stages = sorted(
-                {key[3] for key in evidence.summary if key[:2] == (system, task) and key[3].startswith("recall@16/")}
-            )
-            for dash, stage in zip(("-", "--", ":", "-.") * 9, stages, strict=False):
-                name = stage.removeprefix("recall@16/")
-                label = f"MSA, {name}" if system == ours else evidence.title(system)
-                series.append(
-                    (_series(evidence, system, task, stage), label, (colour, dash, width if system == ours else 1.5))
-                )
-        drawn.append([item for item in series if len(item[0])])
-    if not any(drawn):
+    looks = _styles(evidence, reference)
+    panels = []
+    for task in evidence.tasks_of_kind("scaling"):
+        layers = [metric for metric in evidence.recalls(ours, task) if metric.count("/") == 1]
+        series = [
+            (_series(evidence, ours, task, metric), f"MSA, {metric.partition('/')[2]}", (looks[ours][0], dash, 2.4))
+            for dash, metric in zip(("-", "--", ":", "-.") * 9, layers, strict=False)
+        ]
+        panels.append((task, "recall@16", [*series, *_retrievers(evidence, looks, task, ours)]))
+    for task in evidence.tasks_of_kind("multihop"):
+        series = [(_routed_shares(evidence, ours, task), "MSA, all rounds and layers", looks[ours])]
+        panels.append((task, "gold documents found", [*series, *_retrievers(evidence, looks, task, ours)]))
+    panels = [(task, label, [item for item in series if len(item[0])]) for task, label, series in panels]
+    if not any(series for _, _, series in panels):
         return None
     figure, axes = plotting.new(1, len(panels), size=(6.2 * len(panels), 3.7))
-    for ax, task, series in zip(axes, panels, drawn, strict=True):
+    for ax, (task, label, series) in zip(axes, panels, strict=True):
         plotting.context_axis(ax, _tokens(evidence))
-        ax.set(ylim=(0, 1), ylabel="recall@16 of the gold documents", title=evidence.title(task))
+        ax.set(ylim=(0, 1), ylabel=label, title=evidence.title(task))
         _lines(ax, series)
     return figure
+
+
+def _retrievers(evidence: Evidence, looks: plotting.Style, task: str, ours: str) -> list:
+    """Recall@16 of every system that retrieves and is of another kind than MSA, whose variants route as it does."""
+    found = []
+    for system, (colour, dash, _) in looks.items():
+        if evidence.experiment.systems[system].kind != evidence.experiment.systems[ours].kind:
+            found += [
+                (_series(evidence, system, task, metric), evidence.title(system), (colour, dash, 1.5))
+                for metric in evidence.recalls(system, task)
+            ]
+    return found
+
+
+def _routed_shares(evidence: Evidence, system: str, task: str) -> np.ndarray:
+    """Share of the gold documents routed to in any round and layer, as :func:`_series`."""
+    shares = {
+        context: routed_share(evidence, system, task, context) for context in evidence.experiment.profile.contexts
+    }
+    points = [(evidence.experiment.contexts[context], s.value, s.low, s.high) for context, s in shares.items() if s]
+    return np.array(points, dtype=float).reshape(-1, 4)
 
 
 def interleave(evidence: Evidence, reference: Reference) -> Figure | None:

@@ -66,10 +66,10 @@ def _over_contexts(evidence: Evidence, system: str, task: str, label: str) -> Ti
 
 
 def _worst_recall(evidence: Evidence, system: str, task: str) -> Tile:
+    first_round = [metric for metric in evidence.recalls(system, task) if metric.count("/") == 1]
+    contexts = evidence.experiment.profile.contexts
     rows = [
-        row
-        for key, row in evidence.summary.items()
-        if key[:2] == (system, task) and key[3].startswith("recall@16/") and row["value"] is not None
+        row for metric in first_round for context in contexts if (row := evidence.point(system, task, context, metric))
     ]
     if not rows:
         return Tile("MSA, routing recall@16", "–", NOT_MEASURED)

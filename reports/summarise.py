@@ -133,7 +133,7 @@ def _latency_rows(evidence: Evidence) -> Iterator[dict[str, Any]]:
                 for which in ("median", "p90")
             }
             costs |= {f"stage_s/{stage}": seconds for stage, seconds in entry.get("stage_s", {}).items()}
-            costs |= {name: entry.get(name) for name in ("peak_host_bytes", "index_bytes")}
+            costs |= {name: entry.get(name) for name in ("open_s", "ingest_s", "peak_host_bytes", "index_bytes")}
             for name, value in costs.items():
                 known = None if value is None else float(value)
                 failures = None if entry["status"] == NOT_MEASURED else 0

@@ -265,15 +265,12 @@ def recall(evidence: Evidence, ours: str) -> Table:
     profile = evidence.experiment.profile
     rows, keys = [], set()
     for task in profile.tasks:
-        stages = sorted(
-            {key[3] for key in evidence.summary if key[:2] == (ours, task) and key[3].startswith("recall@16/")}
-        )
-        for stage in stages:
+        for stage in evidence.recalls(ours, task):
             fields = [value_field(evidence, ours, task, context, stage) for context in profile.contexts]
             rows.append([Field(evidence.title(task)), Field(stage.removeprefix("recall@16/")), *fields])
             keys.add((task, stage))
     frame = _summary_frame(evidence, lambda row: row["system"] == ours and (row["task"], row["metric"]) in keys)
-    return Table("recall", "Routing recall@16 of MSA", ["Task", "Layer", *profile.contexts], rows, frame)
+    return Table("recall", "Routing recall@16 of MSA", ["Task", "Round and layer", *profile.contexts], rows, frame)
 
 
 def failures(evidence: Evidence, ours: str) -> Table:

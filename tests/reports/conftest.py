@@ -280,3 +280,9 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     tree = plant(tmp_path_factory.mktemp("grown"))
     tree.grow()
     return tree
+
+
+@pytest.fixture(scope="session")
+def evidence(grown: Tree) -> Evidence:
+    """The full tree as the report reads it."""
+    return grown.evidence()

@@ -1,0 +1,213 @@
+"""The page on full, partial and empty trees: what it holds, that it stands alone, and the one-screen text."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from configs.errors import UserError
+from configs.records import Answer
+from reports import plotting
+from reports.build import build
+from reports.claims import read_reference
+from reports.diagnosis import cause, diagnose, routed_share
+from reports.evidence import Evidence
+from reports.expected import check, read_expected
+from reports.figures import FIGURES
+
+TABLES = (
+    "claims",
+    "scores",
+    "scores_16K",
+    "scores_1M",
+    "comparisons",
+    "interleave",
+    "free_ids",
+    "recall",
+    "failures",
+    "cost",
+    "stages",
+    "provenance",
+    "status",
+)
+
+
+@pytest.fixture(scope="module")
+def built(grown, evidence) -> tuple[str, str, Path]:
+    """The full tree's one-screen text, its page and the report's directory."""
+    text = build(evidence)
+    return text, (grown.paths.report / "index.html").read_text(), grown.paths.report
+
+
+def test_the_page_holds_every_figure_and_table(built) -> None:
+    _, page, folder = built
+    assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
+    assert "not measured yet" not in page
+    for name in TABLES:
+        assert f'href="{name}.csv"' in page
+        assert len(pd.read_csv(folder / f"{name}.csv"))
+
+
+def test_the_page_stands_alone(built) -> None:
+    _, page, _ = built
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert all(link.startswith(("data:", "#")) or link.endswith(".csv") for link in links)
+    assert "<script" not in page and "@import" not in page and "url(" not in page
+
+
+def test_the_page_shows_results_verdicts_statuses_and_provenance(built) -> None:
+    _, page, _ = built
+    for expected in (
+        "holds in miniature",
+        "not measured",
+        "unsupported context",
+        "too long",
+        "the system takes 16,384 tokens at most",
+        "A processor",
+        "torch 2.13.0",
+        "c" * 12,
+        "4 replicate heads",
+        "arXiv 2603.23516",
+        "Qwen3-4B-Instruct-2507",
+    ):
+        assert expected in page
+
+
+def test_the_papers_numbers_stand_beside(built) -> None:
+    _, page, _ = built
+    for number in ("4.023", "3.669", "3.242", "3.76", "3.25", "169 GB", "22350"):
+        assert number in page
+
+
+def test_the_text_fits_one_screen(built) -> None:
+    text, _, folder = built
+    lines = text.splitlines()
+    assert len(lines) <= 50 and max(map(len, lines)) <= 160
+    assert lines[-1] == f"Report: {folder / 'index.html'}"
+    assert "60 unsupported context" not in text  # 10 tasks, 3 contexts
+    assert "30 unsupported context: full_attention" in text
+    assert "1 not measured: rag_bm25" in text
+
+
+def test_the_same_tree_gives_the_same_page(grown, evidence, built) -> None:
+    build(evidence)
+    assert (grown.paths.report / "index.html").read_text() == built[1]
+
+
+def test_an_empty_tree_gives_a_page_that_says_so(new_tree: Callable) -> None:
+    tree = new_tree()
+    text = build(tree.evidence())
+    page = (tree.paths.report / "index.html").read_text()
+    assert "data:image" not in page
+    assert page.count("not measured yet") == len(FIGURES)
+    assert "0 of 320 ok" in text
+
+
+def test_a_partial_tree(new_tree: Callable) -> None:
+    tree = new_tree()
+    tree.prepare("niah_prose_s2")
+    for context in ("16K", "32K"):
+        tree.cell("msa", "niah_prose_s2", context, 0.9)
+        tree.cell("rag_bm25", "niah_prose_s2", context, 0.7)
+    text = build(tree.evidence())
+    page = (tree.paths.report / "index.html").read_text()
+    assert "4 of 320 ok" in text
+    assert page.count("data:image") == 2  # the subtasks' heat map, and the time of the cells
+    assert "Mean of the eight needle tasks" in page
+
+
+def test_a_profile_of_one_task_and_one_context(new_tree: Callable) -> None:
+    tree = new_tree(
+        tasks={"scaling_facts": 32},
+        contexts=["16K"],
+        systems=["msa", "rag_bm25"],
+        latency={"task": "scaling_facts", "questions": 2},
+    )
+    tree.grow()
+    assert "MSA, scaling task at 16K" in build(tree.evidence())
+
+
+def test_without_a_summary_the_mend_is_named(new_tree: Callable) -> None:
+    tree = new_tree()
+    with pytest.raises(UserError, match=r"summary\.parquet"):
+        build(Evidence.read("toy", tree.root, tree.configs))
+
+
+def test_the_command_prints_and_help_has_an_example(grown) -> None:
+    arguments = ["--profile", "toy", "--results", str(grown.root), "--configs", str(grown.configs), "--print"]
+    done = subprocess.run([sys.executable, "-m", "reports.build", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Published claims" in done.stdout
+    unknown = subprocess.run(
+        [sys.executable, "-m", "reports.build", "--profile", "toyy", *arguments[2:]], capture_output=True, text=True
+    )
+    assert unknown.returncode == 2 and "toyy.yaml" in unknown.stderr
+
+
+def test_causes_of_wrong_answers() -> None:
+    routed, gold = {"layer2": [5], "round2/layer3": [7, 1]}, [5, 7]
+    assert cause(Answer("q", "", [5, 7], routed, status="unknown_id"), gold) == "malformed"
+    assert cause(Answer("q", "", [], {"layer2": [5]}), gold) == "retrieval"
+    assert cause(Answer("q", "", [5], routed), gold) == "citation"
+    assert cause(Answer("q", "", [7, 5, 1], routed), gold) == "reading"
+
+
+def test_diagnosis_accounts_for_every_answer(evidence) -> None:
+    found = diagnose(evidence, "msa", "niah_prose_mk3", "16K")
+    assert found.right + sum(found.causes.values()) == found.n == 24
+    assert found.main_cause == "retrieval"
+    assert found.statuses == {"malformed_retrieval": 1} and found.causes["malformed"] == 1
+    assert diagnose(evidence, "rag_bm25", "two_hop", "1M") is None
+    assert 0 < routed_share(evidence, "msa", "niah_prose_mk3", "16K").value < 1
+
+
+def test_expectations_of_tiny_name_what_exists() -> None:
+    from configs.load import DIRECTORY, load
+
+    experiment = load("tiny", DIRECTORY)
+    expectations = read_expected("tiny")
+    assert expectations
+    for expectation in expectations:
+        assert expectation.system in experiment.profile.systems
+        assert expectation.task in (*experiment.profile.tasks, "niah_prose_mean")
+        assert expectation.context in experiment.profile.contexts
+
+
+def test_expectations_are_met_missed_or_open(evidence, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "expected.yaml"
+    path.write_text(
+        "toy:\n"
+        "- {title: a, system: oracle, task: scaling_facts, context: 16K, at_least: 0.5}\n"
+        "- {title: b, system: closed_book, task: scaling_facts, context: 16K, at_least: 0.5}\n"
+        "- {title: c, system: rag_bm25, task: two_hop, context: 1M, at_least: 0.5}\n"
+        "- {title: d, system: msa, task: two_hop, context: 1M, statistic: ratio, against: {system: msa_no_interleave, context: 1M}, low: true, at_least: 1.1}\n"
+    )
+    monkeypatch.setattr("reports.expected.read_expected", lambda profile: read_expected(profile, path))
+    assert [outcome.verdict for outcome in check(evidence)] == ["met", "missed", "not measured", "met"]
+
+
+def test_an_expectation_needs_one_bound(tmp_path: Path) -> None:
+    path = tmp_path / "expected.yaml"
+    path.write_text("toy:\n- {title: a, system: msa, task: two_hop, context: 16K}\n")
+    with pytest.raises(UserError, match=r"toy\[0\]"):
+        read_expected("toy", path)
+
+
+def test_labels_never_collide() -> None:
+    heights = plotting._spread([0.1, 0.5, 0.5, 0.51, 0.9], 0.06)
+    assert np.diff(heights).min() >= 0.06 - 1e-9
+    assert heights[0] == pytest.approx(0.1) and heights[-1] == pytest.approx(0.9)
+
+
+def test_every_system_has_a_look_of_its_own(grown) -> None:
+    looks = plotting.styles(
+        grown.experiment.systems, grown.experiment.profile.systems, read_reference()["roles"]["ours"]
+    )
+    assert len({(colour, str(dash)) for colour, dash, _ in looks.values()}) == len(looks)

@@ -1,0 +1,165 @@
+"""The summary of hand-made trees: values, units, failures, and rows for what has no value."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from configs.tables import read_table, write_json, write_table
+from reports.evidence import NEEDLE_MEAN
+from reports.summarise import summarise, unit
+
+
+def rows_of(tree) -> dict:
+    """The summary by (system, task, context, metric)."""
+    return {(row["system"], row["task"], row["context"], row["metric"]): row for row in summarise(tree.evidence())}
+
+
+@pytest.fixture(scope="module")
+def rows(evidence) -> dict:
+    """The full tree's summary."""
+    return {(row["system"], row["task"], row["context"], row["metric"]): row for row in summarise(evidence)}
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("accuracy", "share"),
+        ("recall@16/layer2", "share"),
+        ("citation_recall", "share"),
+        ("wall_s", "s"),
+        ("peak_host_bytes", "bytes"),
+        ("latency/total_s/median", "s"),
+        ("latency/stage_s/route", "s"),
+        ("latency/index_bytes", "bytes"),
+        ("output_tokens", "tokens"),
+        ("judge", "points"),
+    ],
+)
+def test_units(metric: str, expected: str) -> None:
+    assert unit(metric) == expected
+
+
+def test_every_cell_has_a_row(evidence, rows) -> None:
+    rows = rows
+    for cell in evidence.cells():
+        assert (*cell, "accuracy") in rows
+
+
+def test_a_measured_cell(new_tree: Callable) -> None:
+    tree = new_tree()
+    tree.cell("msa", "two_hop", "16K", 0.75)
+    row = rows_of(tree)["msa", "two_hop", "16K", "accuracy"]
+    scores = read_table("scores", tree.paths.cell("msa", "two_hop", "16K", 0) / "scores.parquet")
+    values = [score["value"] for score in scores if score["metric"] == "accuracy"]
+    assert row["value"] == pytest.approx(sum(values) / len(values))
+    assert row["low"] < row["value"] < row["high"]
+    assert (row["n"], row["failures"], row["status"], row["unit"], row["context_tokens"]) == (
+        48,
+        1,
+        "ok",
+        "share",
+        16384,
+    )
+
+
+def test_an_expected_failure_is_null_with_its_questions(rows) -> None:
+    row = rows["full_attention", "two_hop", "1M", "accuracy"]
+    assert (row["status"], row["n"], row["failures"]) == ("unsupported_context", 0, 16)  # its cap
+    assert row["value"] is row["low"] is row["high"] is None
+
+
+def test_a_cell_that_has_not_run_is_null_without_a_count(rows) -> None:
+    row = rows["rag_bm25", "two_hop", "1M", "accuracy"]
+    assert (row["status"], row["n"], row["failures"], row["value"]) == ("not measured", 0, None, None)
+
+
+def test_answers_without_scores_are_not_measured(new_tree: Callable) -> None:
+    tree = new_tree()
+    tree.cell("msa", "two_hop", "16K", 0.9)
+    (tree.paths.cell("msa", "two_hop", "16K", 0) / "scores.parquet").unlink()
+    assert rows_of(tree)["msa", "two_hop", "16K", "accuracy"]["status"] == "not measured"
+
+
+def test_missing_values_are_counted_and_leave_the_mean(new_tree: Callable) -> None:
+    tree = new_tree()
+    tree.cell("msa", "two_hop", "16K", 1.0)
+    path = tree.paths.cell("msa", "two_hop", "16K", 0) / "scores.parquet"
+    rows = read_table("scores", path)
+    lost = next(row for row in rows if row["metric"] == "citation_recall")
+    lost["value"] = None
+    write_table("scores", rows, path)
+    row = rows_of(tree)["msa", "two_hop", "16K", "citation_recall"]
+    assert (row["n"], row["failures"], row["value"]) == (47, 1, 1.0)
+
+
+def test_seeds_are_pooled_by_question(new_tree: Callable) -> None:
+    tree = new_tree(seeds=[0, 1])
+    tree.cell("msa", "two_hop", "16K", 0.7, seed=0)
+    assert rows_of(tree)["msa", "two_hop", "16K", "accuracy"]["status"] == "not measured"
+    tree.cell("msa", "two_hop", "16K", 0.7, seed=1)
+    row = rows_of(tree)["msa", "two_hop", "16K", "accuracy"]
+    assert (row["n"], row["status"]) == (48, "ok")
+
+
+def test_the_needle_mean(evidence, rows) -> None:
+    rows = rows
+    needles = evidence.needle_tasks
+    mean = rows["msa", NEEDLE_MEAN, "1M", "accuracy"]
+    parts = [rows["msa", task, "1M", "accuracy"] for task in needles]
+    assert mean["value"] == pytest.approx(sum(row["value"] for row in parts) / 8)
+    assert mean["n"] == sum(row["n"] for row in parts)
+    assert mean["failures"] == sum(row["failures"] for row in parts)
+    widths = [row["high"] - row["low"] for row in parts]
+    assert mean["high"] - mean["low"] < min(widths)
+
+
+def test_the_needle_mean_needs_all_eight(rows, new_tree: Callable) -> None:
+    broken = rows["rag_dense", NEEDLE_MEAN, "1M", "accuracy"]
+    assert (broken["status"], broken["value"]) == ("out_of_memory", None)
+    fewer = new_tree(tasks={"niah_prose_s1": 8, "scaling_facts": 8})
+    assert not any(key[1] == NEEDLE_MEAN for key in rows_of(fewer))
+
+
+def test_latency_and_run_costs(rows) -> None:
+    rows = rows
+    total = rows["msa", "scaling_facts", "16K", "latency/total_s/median"]
+    assert (total["value"], total["unit"], total["n"], total["low"]) == (pytest.approx(0.02), "s", 4, None)
+    assert rows["full_attention", "scaling_facts", "1M", "latency/total_s/median"]["status"] == "unsupported_context"
+    assert rows["msa", "two_hop", "16K", "wall_s"]["value"] == 42.0
+
+
+def command(tree, *extra: str) -> subprocess.CompletedProcess:
+    """Run a report command as a user does."""
+    arguments = ["--profile", "toy", "--results", str(tree.root), "--configs", str(tree.configs)]
+    return subprocess.run([sys.executable, "-m", *extra[:1], *arguments, *extra[1:]], capture_output=True, text=True)
+
+
+def test_the_command_writes_the_table(new_tree: Callable) -> None:
+    tree = new_tree()
+    tree.cell("msa", "two_hop", "16K", 0.9)
+    done = command(tree, "reports.summarise")
+    assert done.returncode == 0, done.stderr
+    assert read_table("summary", tree.paths.summary)
+
+
+def test_a_broken_file_is_one_message_and_exit_2(new_tree: Callable) -> None:
+    tree = new_tree()
+    tree.cell("msa", "two_hop", "16K", 0.9)
+    scores = tree.paths.cell("msa", "two_hop", "16K", 0) / "scores.parquet"
+    scores.write_bytes(b"PAR1 no")
+    done = command(tree, "reports.summarise")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert str(scores) in done.stderr and done.stderr.count("\n") == 1
+    assert not tree.paths.summary.exists()
+
+
+def test_an_unknown_status_is_kept_as_it_is(new_tree: Callable) -> None:
+    tree = new_tree()
+    tree.run("msa", "two_hop", "16K", "timeout")
+    write_json({"status": "timeout", "reason": "too slow"}, tree.paths.cell("msa", "two_hop", "16K", 0) / "run.json")
+    row = rows_of(tree)["msa", "two_hop", "16K", "accuracy"]
+    assert (row["status"], row["failures"]) == ("timeout", 48)
