@@ -16,7 +16,7 @@ READY := $(VENV)/.ready
 
 reproduce: $(READY)
 	@$(BIN)/python -m configs.workflow --profile $(PROFILE)
-	@$(BIN)/python -m reports.build --profile $(PROFILE) --print
+	@cat results/$(PROFILE)/report/summary.txt
 
 plan: $(READY)
 	@$(BIN)/python -m configs.load --profile $(PROFILE)

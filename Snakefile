@@ -191,10 +191,10 @@ rule summarise:
 
 rule report:
     input: P.summary, expand(P.model("{model}") / "train.jsonl", model=E.profile.models)
-    output: P.report / "index.html"
+    output: P.report / "index.html", P.report / "summary.txt"
     params: entry=json.dumps(asdict(E), sort_keys=True)
     log: f"{LOGS}/report.log"
-    shell: "{PYTHON} reports.build {CHOSEN} > {log} 2>&1"
+    shell: "{PYTHON} reports.build {CHOSEN} --print > {output[1]} 2> {log}"
 
 
 rule track:

@@ -272,7 +272,9 @@ def report_failure(progress: Progress, log: Path) -> int:
             print(errors[-1], file=sys.stderr)
             return 2
         print("\n".join(lines[-25:]), file=sys.stderr)
-        print(f"error: a job failed; its words above are from {path}", file=sys.stderr)
+        killed = re.search(r"died with <Signals\.(\w+)", log.read_text(errors="replace"))
+        how = f"was ended by {killed[1]}, run the same command again" if killed else "failed"
+        print(f"error: a job {how}; its words above are from {path}", file=sys.stderr)
     return 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,11 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from configs.workflow import Progress
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("configs", "msa", "tasks", "baselines", "reports")
@@ -53,7 +57,7 @@ def main(module):
         "run": lambda: [paths.cell(options["system"], options["task"], context, 0) / "run.json" for context in contexts],
         "measure": lambda: [paths.latency(options["system"])],
         "summarise": lambda: [paths.summary],
-        "build": lambda: [paths.report / "index.html"],
+        "build": lambda: [paths.report / "index.html", paths.report / "summary.txt"],
     }
     for path in files.get(name, list)():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,6 +127,22 @@ class Checkout:
         found = path.read_text().splitlines() if path.exists() else []
         path.write_text("")
         return sorted(found)
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Checkout:
+    """A checkout with everything in it, and models that train for a few steps."""
+    checkout = Checkout(tmp_path / "checkout")
+    for package in PACKAGES[1:]:
+        shutil.copytree(ROOT / package, checkout.root / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def shorten(models: Any) -> None:
+        for model in models.values():
+            for phase in model["params"]["phases"]:
+                phase.update(steps=2, rows=8)
+
+    checkout.edit("configs/models.yaml", shorten)
+    return checkout
 
 
 @pytest.fixture
@@ -237,3 +257,38 @@ def test_after_an_interruption_the_same_command_goes_on(stubbed: Checkout, way: 
     assert code == 0, output
     again = set(stubbed.calls())
     assert "msa.train msa" in again and not before & again
+
+
+def jobs(checkout: Checkout) -> set[str]:
+    """What the last run of the workflow ran, as rule and wildcards."""
+    progress, found = Progress(), set()
+    for line in (checkout.results / "_logs" / "snakemake.log").read_text().splitlines():
+        progress.read(line)
+        found |= {job.label for job in progress.running.values() if job.log is not None}
+    return found
+
+
+def test_a_tiny_experiment_trains_races_and_reports(whole: Checkout) -> None:
+    """The real commands from prose to report; answers are worth nothing after so few steps, files are all there."""
+    code, output = whole.run()
+    assert code == 0, output
+    page = (whole.results / "report" / "index.html").read_text()
+    assert "rag_bm25" in page or "RAG, BM25" in page
+    assert "index.html" in (whole.results / "report" / "summary.txt").read_text()
+    for system, task in product(PROFILE["systems"], PROFILE["tasks"]):
+        for context in PROFILE["contexts"]:
+            cell = whole.results / system / task / context / "seed0"
+            assert json.loads((cell / "run.json").read_text())["status"] == "ok"
+            assert len((cell / "predictions.jsonl").read_text().splitlines()) == PROFILE["tasks"][task]
+    code, output = whole.run()
+    assert code == 0 and "nothing to do" in output
+    whole.edit("configs/systems.yaml", lambda content: content["systems"]["rag_bm25"]["params"].update(read_k=3))
+    before = (whole.results / "msa" / "scaling_facts" / "16K" / "seed0" / "run.json").stat().st_mtime_ns
+    code, output = whole.run()
+    assert code == 0, output
+    assert (whole.results / "msa" / "scaling_facts" / "16K" / "seed0" / "run.json").stat().st_mtime_ns == before
+    ran = {label for label in jobs(whole) if label.split()[0] in ("run", "latency", "score")}
+    tasks = PROFILE["tasks"]
+    assert ran == {"latency rag_bm25", *(f"{rule} rag_bm25 {task}" for rule in ("run", "score") for task in tasks)}
+    assert {label.split()[0] for label in jobs(whole)} == {"run", "latency", "score", "summarise", "report", "track"}
+    assert not list(whole.results.rglob("*.tmp"))
