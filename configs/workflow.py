@@ -43,6 +43,7 @@ EXPECTED_S = {
 }
 OTHERS_S = 2
 CERTAIN_S = 60  # how long the expectation above outweighs what the run shows
+_COUNT = re.compile(r"^(\w+) +(\d+)$")  # a row of the table of jobs
 _FINISHED = re.compile(r"^Finished jobid: (\d+) ")
 _FRACTION = re.compile(r"(\d+)%\|")
 
@@ -77,6 +78,7 @@ class Progress:
 
     counts: dict[str, int] = field(default_factory=dict)  # jobs to run, by rule
     running: dict[str, Job] = field(default_factory=dict)  # by job id
+    started: list[Job] = field(default_factory=list)
     finished: dict[str, int] = field(default_factory=dict)
     failed_logs: list[Path] = field(default_factory=list)
     _announced: Job | None = None
@@ -84,13 +86,12 @@ class Progress:
 
     def read(self, line: str) -> None:
         """Take in one line."""
-        words = line.split()
         if match := re.match(r"^(?:local)?rule (\w+):$", line):
             self._announced, self._in_failure = Job(match[1]), False
         elif line.startswith("Error in rule "):
             self._announced, self._in_failure = None, True
-        elif len(words) == 2 and words[1].isdigit() and not self.running and not self.finished:
-            self.counts[words[0]] = int(words[1])  # a row of the table of job counts
+        elif match := _COUNT.match(line):
+            self.counts.setdefault(match[1], int(match[2]))
         elif line.startswith("    log: "):
             path = Path(line.removeprefix("    log: ").removesuffix(" (check log file(s) for error details)"))
             if self._in_failure:
@@ -98,7 +99,8 @@ class Progress:
             elif self._announced:
                 self._announced.log = path
         elif line.startswith("    jobid: ") and self._announced:
-            self.running[words[1]] = self._announced
+            self.running[line.split()[1]] = self._announced
+            self.started.append(self._announced)
         elif line.startswith("    wildcards: ") and self._announced:
             self._announced.wildcards = line.removeprefix("    wildcards: ")
         elif match := _FINISHED.match(line):
@@ -248,7 +250,7 @@ def show(process: subprocess.Popen, progress: Progress, words: IO[str]) -> None:
             left = tqdm.format_interval(progress.remaining_s(time.monotonic() - start_s))
             bar.n, bar.desc = min(1.0, weights[0] / max(1.0, weights[1])), f"{done}/{total}"
             running = ", ".join(f"{job.label} {job.fraction():.0%}" for job in progress.running.values())
-            bar.set_postfix_str(f" about {left} left: {running}")
+            bar.set_postfix_str(f"about {left} left: {running}")
             if bar.disable:
                 for ended in before.keys() - progress.running.keys():
                     print(f"{done}/{total} {before[ended].label}; about {left} left", file=sys.stderr, flush=True)
