@@ -60,9 +60,22 @@ def frame(evidence: Evidence) -> pd.DataFrame:
                 evidence.questions(cell),
                 runs[0].get("n"),
                 runs[0].get("failures"),
+                runs[0].get("truncated"),
                 runs[0].get("wall_s"),
             )
         )
     return pd.DataFrame(
-        rows, columns=["system", "task", "context", "status", "reason", "questions", "answered", "failures", "wall_s"]
+        rows,
+        columns=[
+            "system",
+            "task",
+            "context",
+            "status",
+            "reason",
+            "questions",
+            "answered",
+            "failures",
+            "truncated",
+            "wall_s",
+        ],
     )

@@ -9,6 +9,7 @@ in miniature`` or does not. Print them::
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def _finding(evidence: Evidence, reference: dict[str, Any], name: str, claim: Cl
     measure = claim.exact if exact else claim.miniature
     if claim.statistic == "slope":
         measured, where = _slope(evidence, claim, measure)
-        return Finding(name, claim, measured, where, verdict(claim, measured, exact))
+        remark = "" if measured else "fewer than three contexts measured"
+        return Finding(name, claim, measured, where, verdict(claim, measured, exact), remark)
     tasks = [member for task in _tasks(evidence, measure) for member in evidence.members(task)]
     contexts = _contexts(evidence, claim, tasks, measure.metric)
     measured = _compare(evidence, claim, tasks, contexts, measure.metric)
@@ -236,9 +238,14 @@ def _remark(evidence: Evidence, claim: Claim, tasks: list[str], contexts: tuple[
 
 
 def show(interval: Interval, unit: str) -> str:
-    """An interval as text: the point, then both ends in brackets."""
+    """An interval as text: the point, then both ends in brackets; a ratio of 0 to 0 is undefined."""
     digits = {" x": 2, "": 3}.get(unit, 1)
-    return f"{interval.value:.{digits}f}{unit} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+    value, low, high = (
+        f"{end:.{digits}f}".replace("inf", "∞") for end in (interval.value, interval.low, interval.high)
+    )
+    return (
+        f"undefined (0 against 0) [{low}, {high}]" if math.isnan(interval.value) else f"{value}{unit} [{low}, {high}]"
+    )
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from reports import plotting
 from reports.diagnosis import routed_share
 from reports.evidence import NEEDLE_MEAN, NOT_MEASURED, Evidence
 from reports.statistics import slope_interval
-from reports.tables import SHORT
+from reports.tables import SHORT, seconds_text
 
 HEAT = LinearSegmentedColormap.from_list("heat", ["#fdf3e7", "#f6c98f", "#7fb8d8", "#0b5c94"])
 Reference = dict[str, Any]
@@ -302,7 +302,11 @@ def time_share(evidence: Evidence, reference: Reference) -> Figure | None:
     for row, (system, spent) in enumerate(minutes.items()):
         axes.barh(row, spent, height=0.62, color=looks[system][0])
         axes.text(
-            spent + max(minutes.values()) * 0.01, row, f"{spent:.1f} min, {spent / total:.0%}", va="center", fontsize=9
+            spent + max(minutes.values()) * 0.01,
+            row,
+            f"{seconds_text(60 * spent)}, {spent / total:.0%}",
+            va="center",
+            fontsize=9,
         )
     axes.set_yticks(range(len(minutes)), [evidence.title(system) for system in minutes], color=plotting.INK)
     axes.set(xlabel="minutes over all cells", xlim=(0, max(minutes.values()) * 1.22))

@@ -57,7 +57,7 @@ def _over_contexts(evidence: Evidence, system: str, task: str, label: str) -> Ti
             f"[{first['low']:.3f}, {first['high']:.3f}]",
         )
     pairs = evidence.pairs(evidence.members(task), (system, last["context"]), (system, first["context"]), "accuracy")
-    lost = f"; loss {show(loss(pairs).scaled(100), ' %')}" if pairs else ""
+    lost = f"; loss {show(loss(pairs).scaled(100), ' %')}" if pairs and first["value"] else ""
     return Tile(
         f"MSA, {label.lower()}, {first['context']} → {last['context']}",
         f"{first['value']:.3f} → {last['value']:.3f}",

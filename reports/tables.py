@@ -72,9 +72,11 @@ def value_field(evidence: Evidence, system: str, task: str, context: str, metric
     if row is None or row["value"] is None:
         status = row["status"] if row else NOT_MEASURED
         return Field(SHORT.get(status, status), tone="none", tip=status.replace("_", " "))
-    failed = f"; {row['failures']} failed" if row["failures"] else ""
+    failed = f" ✗{row['failures']}" if row["failures"] else ""
     interval = "" if row["low"] is None else f"{row['low']:.2f}–{row['high']:.2f}"
-    return Field(f"{row['value']:.3f}", interval, tip=f"n = {row['n']}{failed}; {row['status']}")
+    return Field(
+        f"{row['value']:.3f}", interval + failed, tip=f"n = {row['n']}; {row['failures']} failed; {row['status']}"
+    )
 
 
 def claims(findings: Iterable[Finding]) -> Table:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from configs.errors import UserError
-from reports.claims import REFERENCE, Claim, Measure, Side, find, read_reference, verdict
+from reports.claims import REFERENCE, Claim, Measure, Side, find, read_reference, show, verdict
 from reports.statistics import Interval
 
 
@@ -132,3 +132,17 @@ def test_the_published_numbers_agree_with_one_another() -> None:
     rows = reference["ablation"]["rows"]
     published = rows["MSA, after SFT stage 1"][1] / rows["without Memory Interleave"][1]
     assert claims["interleave_largest"].published == pytest.approx(published, abs=0.005)
+
+
+def test_intervals_as_text() -> None:
+    assert show(Interval(2.04, 1.0, 3.06, 10, ""), " %") == "2.0 % [1.0, 3.1]"
+    assert show(Interval(float("inf"), 10.5, float("inf"), 10, ""), " x") == "∞ x [10.50, ∞]"
+    assert show(Interval(float("nan"), -float("inf"), 100, 10, ""), " %") == "undefined (0 against 0) [-∞, 100.0]"
+
+
+def test_a_model_that_knows_nothing_gets_no_verdict(new_tree: Callable) -> None:
+    tree = new_tree()
+    for context in ("16K", "1M"):
+        tree.cell("msa", "scaling_facts", context, 0.0)
+    found = {finding.name: finding for finding in find(tree.evidence(), read_reference())}
+    assert found["scaling_loss_to_1M"].verdict == "inconclusive"
