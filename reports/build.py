@@ -107,7 +107,6 @@ def render(
         failed=cells.failed(evidence),
         machine=provenance.machine(evidence),
         by_heads=scaling_by_heads(evidence, reference["roles"]["ours"]),
-        roles={role: evidence.title(system) for role, system in reference["roles"].items()},
     )
 
 

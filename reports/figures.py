@@ -179,6 +179,8 @@ def recall(evidence: Evidence, reference: Reference) -> Figure | None:
     """Recall of the gold documents against memory size: by layer on the scaling task, over all rounds on two-hop."""
     ours = reference["roles"]["ours"]
     looks = _styles(evidence, reference)
+    if ours not in looks:
+        return None
     panels = []
     for task in evidence.tasks_of_kind("scaling"):
         layers = [metric for metric in evidence.recalls(ours, task) if metric.count("/") == 1]

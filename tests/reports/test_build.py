@@ -134,6 +134,14 @@ def test_a_profile_of_one_task_and_one_context(new_tree: Callable) -> None:
     assert "MSA, scaling task at 16K" in build(tree.evidence())
 
 
+def test_a_profile_without_msa(new_tree: Callable) -> None:
+    tree = new_tree(
+        tasks={"scaling_facts": 16, "two_hop": 16}, contexts=["16K", "32K"], systems=["rag_bm25", "rag_dense"]
+    )
+    tree.grow()
+    assert "msa is not in this profile" in build(tree.evidence())
+
+
 def test_without_a_summary_the_mend_is_named(new_tree: Callable) -> None:
     tree = new_tree()
     with pytest.raises(UserError, match=r"summary\.parquet"):
