@@ -9,12 +9,13 @@ memory is its own; the first question warms up and does not count. Writes latenc
 from __future__ import annotations
 
 import argparse
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from baselines.base import CellStatus
+from baselines.base import CellStatus, load_module
 from baselines.race import Cell, Race, spread
 from baselines.supervise import CONTEXT, KILLED, in_child
 from configs.errors import run_command
@@ -44,6 +45,7 @@ def main() -> int:
     experiment = load(chosen.profile, chosen.configs)
     latency = LatencySpec(**experiment.profile.latency)
     race = Race(experiment, Paths.of(chosen.profile, chosen.results), chosen.system, latency.task, chosen.threads)
+    preload(race)
     contexts: dict[str, Any] = {}
     for cell in race.cells[: len(experiment.profile.contexts)]:
         receiver, sender = CONTEXT.Pipe(duplex=False)
@@ -61,6 +63,13 @@ def main() -> int:
             **(found.numbers or {}),
         }
     return in_child(write_latency, race, contexts)
+
+
+def preload(race: Race) -> None:
+    """Import once what every context's process would import again; it counts in the memory of each all the same."""
+    load_module(race.spec.kind, f"systems.yaml: systems: {race.system}")
+    if race.spec.model is not None:
+        importlib.import_module("torch")
 
 
 def measure_cell(race: Race, cell: Cell, count: int, sender: Any) -> None:

@@ -1,6 +1,6 @@
 """Work in a forked child, so that a system killed for memory costs its own cell and nothing else.
 
-The parent must fork before it loads anything heavy (torch, faiss, pyarrow), which keeps the child's peak memory its own.
+The parent forks before it opens any model, table or index, so that the child's peak memory is its own.
 """
 
 from __future__ import annotations
