@@ -38,13 +38,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
     parser.add_argument("--system", required=True, help="an entry of systems.yaml")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: those of the profile's `latency`)")
     parser.add_argument("--configs", type=Path, default=DIRECTORY, help="the configuration directory")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where results stand (default: results)")
     chosen = parser.parse_args()
     experiment = load(chosen.profile, chosen.configs)
     latency = LatencySpec(**experiment.profile.latency)
-    race = Race(experiment, Paths.of(chosen.profile, chosen.results), chosen.system, latency.task, chosen.threads)
+    race = Race(experiment, Paths.of(chosen.profile, chosen.results), chosen.system, latency.task, chosen.threads or latency.threads)
     preload(race)
     contexts: dict[str, Any] = {}
     for cell in race.cells[: len(experiment.profile.contexts)]:

@@ -80,10 +80,14 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class LatencySpec:
-    """What the latency cells ask: ``questions`` of one task, one at a time, after a warm-up."""
+    """What the latency cells ask: ``questions`` of one task, one at a time, after a warm-up.
+
+    The machine is reserved for them; ``threads`` is how much of it a system uses, the same wherever it is measured.
+    """
 
     task: str
     questions: int
+    threads: int = 1
 
 
 @dataclass(frozen=True)
