@@ -44,7 +44,13 @@ def main() -> int:
     chosen = parser.parse_args()
     experiment = load(chosen.profile, chosen.configs)
     latency = LatencySpec(**experiment.profile.latency)
-    race = Race(experiment, Paths.of(chosen.profile, chosen.results), chosen.system, latency.task, chosen.threads or latency.threads)
+    race = Race(
+        experiment,
+        Paths.of(chosen.profile, chosen.results),
+        chosen.system,
+        latency.task,
+        chosen.threads or latency.threads,
+    )
     preload(race)
     contexts: dict[str, Any] = {}
     for cell in race.cells[: len(experiment.profile.contexts)]:

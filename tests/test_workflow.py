@@ -82,7 +82,7 @@ PROFILE = {
         "short": {"bank_tokens": 3072, "banks": 2, "questions": 16},
         "long": {"bank_tokens": 4096, "banks": 2, "questions": 16},
     },
-    "latency": {"task": "scaling_facts", "questions": 2},
+    "latency": {"task": "scaling_facts", "questions": 1},
 }
 
 
