@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ import yaml
 from configs.errors import UserError, run_command
 
 DIRECTORY = Path(__file__).parent
+_NAME = re.compile(r"[A-Za-z][\w.-]*")  # names are parts of paths, where a leading underscore is the workflow's own
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,9 @@ class Experiment:
 
 
 def _entries(cls: type, mapping: Any, where: str) -> dict[str, Any]:
+    for name in mapping or {}:
+        if not _NAME.fullmatch(str(name)):
+            raise UserError(f"{where}: name '{name}' cannot be a directory's; use letters, digits, '_', '-' and '.', a letter first")
     return {name: build(cls, entry, f"{where}: {name}") for name, entry in (mapping or {}).items()}
 
 
@@ -234,6 +240,9 @@ def load(profile: str, directory: Path | str = DIRECTORY) -> Experiment:
 
 def _check_names(experiment: Experiment, path: Path, directory: Path) -> None:
     profile = experiment.profile
+    for key in ("contexts", "tasks", "systems", "seeds"):
+        if not getattr(profile, key):
+            raise UserError(f"{path}: key '{key}' is empty; name one at least")
     check_known(profile.contexts, experiment.contexts, f"{path}: contexts", directory / "contexts.yaml")
     check_known(profile.tasks, experiment.tasks, f"{path}: tasks", directory / "tasks.yaml")
     check_known(profile.systems, experiment.systems, f"{path}: systems", directory / "systems.yaml")
@@ -247,9 +256,16 @@ def _check_names(experiment: Experiment, path: Path, directory: Path) -> None:
         spec, where = experiment.systems[name], f"{directory / 'systems.yaml'}: systems: {name}"
         if spec.index is not None:
             check_known([spec.index], experiment.indexes, f"{where}: index", directory / "systems.yaml")
-        model = spec.model or (experiment.indexes[spec.index].model if spec.index else None)
-        if model is not None:
-            check_known([model], profile.models, f"{where}: model", path)
+            check_known(_given(experiment.indexes[spec.index].model), profile.models, f"{where}: index: model", path)
+        check_known(_given(spec.model), profile.models, f"{where}: model", path)
+    for name in profile.models:
+        model, where = experiment.models[name], f"{directory / 'models.yaml'}: {name}"
+        check_known(_given(model.after), profile.models, f"{where}: after", path)
+        check_known(model.samples, profile.samples, f"{where}: samples", path)
+
+
+def _given(name: str | None) -> list[str]:
+    return [] if name is None else [name]
 
 
 def check_known(names: Any, known: Any, where: str, source: Path) -> None:
@@ -266,17 +282,20 @@ def module_name(kind: str, package: str) -> str:
     return kind if "." in kind else f"{package}.{kind}"
 
 
+def describe(experiment: Experiment) -> str:
+    """One line on the size of an experiment."""
+    profile = experiment.profile
+    sizes = {name: len(getattr(profile, name)) for name in ("systems", "tasks", "contexts", "seeds")}
+    return f"{profile.title}: {', '.join(f'{size} {name}' for name, size in sizes.items())}, {math.prod(sizes.values())} cells"
+
+
 def main() -> None:
     """Check a profile and print what it holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
     parser.add_argument("--configs", default=DIRECTORY, type=Path, help="the configuration directory")
     arguments = parser.parse_args()
-    experiment = load(arguments.profile, arguments.configs)
-    profile = experiment.profile
-    cells = len(profile.systems) * len(profile.tasks) * len(profile.contexts) * len(profile.seeds)
-    print(f"{profile.title}: {len(profile.systems)} systems x {len(profile.tasks)} tasks x {len(profile.contexts)} contexts"
-          f" x {len(profile.seeds)} seeds = {cells} cells")
+    print(describe(load(arguments.profile, arguments.configs)))
 
 
 if __name__ == "__main__":

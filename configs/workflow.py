@@ -25,7 +25,7 @@ from threading import Thread
 from typing import IO, Any
 
 from configs.errors import UserError, run_command
-from configs.load import load
+from configs.load import describe, load
 from configs.paths import Paths
 
 CHECKS = ("baselines.check",)  # commands that check what configs.load cannot know
@@ -133,11 +133,12 @@ def main() -> int:
     parser.add_argument("--configs", default="configs", help="the configuration directory (default: configs)")
     parser.add_argument("--cores", default="all", help="CPU cores (default: all)")
     chosen = parser.parse_args()
-    load(chosen.profile, chosen.configs)
+    experiment = load(chosen.profile, chosen.configs)
     places = ["--profile", chosen.profile, "--results", chosen.results, "--configs", chosen.configs]
     for module in CHECKS:
         if code := subprocess.run([sys.executable, "-m", module, *places]).returncode:
             return code
+    print(describe(experiment), file=sys.stderr)
     command = [sys.executable, "-m", "snakemake", "--cores", chosen.cores, "--nolock", "--rerun-incomplete"]
     command += ["--rerun-triggers", "mtime", "params", "input", "--nocolor", "--config"]
     command += [f"profile={chosen.profile}", f"results={chosen.results}", f"configs={chosen.configs}"]

@@ -92,6 +92,15 @@ def set_key(*path: Any) -> Callable[[Any], None]:
             "systems: rag_bm25: key 'kind' must be str, found None",
         ),
         ("systems", set_key("systems", "rag_bm25", []), "systems: rag_bm25: expected a mapping, found list"),
+        ("profiles/tiny", set_key("seeds", []), "profiles/tiny.yaml: key 'seeds' is empty"),
+        (
+            "systems",
+            set_key("systems", "_data", {"kind": "bm25", "title": "x"}),
+            "systems: name '_data' cannot be a directory's",
+        ),
+        ("systems", set_key("indexes", "bank", "model", "mas"), "systems: msa: index: model: unknown name 'mas'"),
+        ("models", set_key("msa", "after", "backbon"), "msa: after: unknown name 'backbon'; did you mean 'backbone'?"),
+        ("models", set_key("msa", "samples", ["shrt"]), "msa: samples: unknown name 'shrt'; did you mean 'short'?"),
         (
             "tasks",
             set_key("tasks", "two_hop", "corpus", "chain"),
