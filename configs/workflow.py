@@ -244,17 +244,18 @@ def show(process: subprocess.Popen, progress: Progress, words: IO[str]) -> None:
             words.flush()
             before = dict(progress.running)
             progress.read(line.rstrip("\n"))
-            done, total = progress.steps
-            if not total or (line and lines.qsize()):
+            if not progress.steps[1]:
                 continue
-            weights = progress.weights()
-            left = tqdm.format_interval(progress.remaining_s(time.monotonic() - start_s))
-            bar.n, bar.desc = min(1.0, weights[0] / max(1.0, weights[1])), f"{done}/{total}"
-            running = ", ".join(f"{job.label} {job.fraction():.0%}" for job in progress.running.values())
-            bar.set_postfix_str(f"about {left} left: {running}")
+            done, total = progress.steps
+            left = f"about {tqdm.format_interval(progress.remaining_s(time.monotonic() - start_s))} left"
             if bar.disable:
                 for ended in before.keys() - progress.running.keys():
-                    print(f"{done}/{total} {before[ended].label}; about {left} left", file=sys.stderr, flush=True)
+                    print(f"{done}/{total} {before[ended].label}; {left}", file=sys.stderr, flush=True)
+            elif not line or not lines.qsize():  # not while more lines wait to be read
+                weights = progress.weights()
+                bar.n, bar.desc = min(1.0, weights[0] / max(1.0, weights[1])), f"{done}/{total}"
+                running = ", ".join(f"{job.label} {job.fraction():.0%}" for job in progress.running.values())
+                bar.set_postfix_str(f"{left}: {running}")
     process.wait()
     if process.returncode == 0:
         done, _ = progress.steps
