@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from msa.model import Cache, Memory, MSAModel, Selection
+from msa.model import Cache, Memory, MSAModel
 from msa.prompt import Row, own_positions, pad_rows
 
 

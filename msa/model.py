@@ -207,10 +207,10 @@ class MSAModel(nn.Module):
         """Rotary angles of integer positions."""
         return rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Vocabulary logits of final hidden states (after the last norm)."""
+    def logits(self, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:
+        """Logits of final hidden states (after the last norm), of some tokens of the vocabulary where they are named."""
         weight = self.model.embed_tokens.weight if self.config.tied_head else self.lm_head.weight
-        return F.linear(hidden, weight)
+        return F.linear(hidden, weight if vocabulary is None else weight[vocabulary])
 
     def encode(self, ids: Tensor, lengths: Tensor) -> list[PooledLayer]:
         """Document tower (stage 1): pooled memory of each routed layer, documents blind to one another.

@@ -50,7 +50,7 @@ def forward(model: MSAModel, ids: Tensor, labels: Tensor, positions: Tensor) -> 
         mask = own
         if index in config.routed_layers and bool(is_document.any()):
             chunks = _chunks(labels, config.pool_tokens)
-            layer_scores, chunk_scores = _scores(attention, h, labels, chunks)
+            layer_scores = _scores(attention, h, labels, chunks)
             scores.append(layer_scores)
             chosen = set((layer_scores.argsort(descending=True, stable=True)[: config.top_k_documents] + 1).tolist())
             keep = [tokens for document, tokens in chunks if document in chosen]
@@ -71,8 +71,8 @@ def _chunks(labels: Tensor, pool: int) -> list[tuple[int, Tensor]]:
     return result
 
 
-def _scores(attention: Attention, h: Tensor, labels: Tensor, chunks: list[tuple[int, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Document and chunk scores straight from paper eq. 2: mean over heads of cosines, max over tokens, max over chunks."""
+def _scores(attention: Attention, h: Tensor, labels: Tensor, chunks: list[tuple[int, Tensor]]) -> Tensor:
+    """Document scores straight from paper eq. 2: mean over heads of cosines, max over tokens, max over chunks."""
     config = attention.config
     queries = attention.router_q_proj[0](h[labels == QUESTION]).unflatten(-1, (config.query_heads, config.head_dim))
     routing = attention.router_k_proj[0](h).unflatten(-1, (config.kv_heads, config.head_dim))
@@ -83,7 +83,7 @@ def _scores(attention: Attention, h: Tensor, labels: Tensor, chunks: list[tuple[
     scores = torch.full((int(labels.max()),), -torch.inf)
     for (document, _), score in zip(chunks, chunk_scores, strict=True):
         scores[document - 1] = torch.maximum(scores[document - 1], score)
-    return scores, chunk_scores
+    return scores
 
 
 def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class Group:
     tokens: int
     positives: Tensor | None = None
     countable: Tensor | None = None
+    vocabulary: Tensor | None = None  # the only tokens that can be targets, where that is known
 
 
 @dataclass
@@ -58,6 +60,7 @@ class Batch:
         return sum(int((group.targets != IGNORE).sum()) for group in self.groups)
 
 
+FREQUENT_TOKENS = 512
 GROUP_TOKENS = 4096  # about what keeps a group's activations in a core's cache
 
 
@@ -165,18 +168,29 @@ class TrainingSet:
         return Batch([self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)])
 
     def copying_batch(self, step: int, seed: int, rows: int, tokens: int) -> Batch:
-        """Shuffled tokens of a bank twice over, the second time as targets: where in-context copying forms fastest.
+        """Frequent tokens in random order, of which a span comes again as targets: where in-context copying forms fastest.
 
-        Whole sentences repeated do not serve: they can be half guessed, and copying comes several times later.
+        It forms on short rows first, and neither on repeated sentences, which can be half guessed, nor at a constant
+        distance, where position alone finds the source.
         """
         rng = np.random.default_rng([seed, step, 3])
-        bank = self.banks[self.order[step % len(self.order)]]
-        pool = np.concatenate(self.prompter.texts([document.text for document in bank]))
         built = []
         for _ in range(rows):
-            drawn = rng.choice(pool, tokens).tolist()
-            built.append(Row().add(self.prompter.head).add(drawn).add(drawn, learn=True))
-        return Batch([self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)])
+            first, length = int(rng.integers(tokens)), int(rng.integers(tokens // 2, tokens + 1))
+            end = first + length + int(rng.integers(tokens))
+            drawn = rng.choice(self.frequent, end, replace=False).tolist()
+            built.append(Row().add(self.prompter.head).add(drawn).add(drawn[first : first + length], learn=True))
+        groups = [self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)]
+        for group in groups:
+            group.vocabulary = torch.from_numpy(self.frequent)
+        return Batch(groups)
+
+    @cached_property
+    def frequent(self) -> np.ndarray:
+        """The most frequent tokens of the set's documents."""
+        texts = [document.text for bank in self.order[:100] for document in self.banks[bank]]
+        counts = np.bincount(np.concatenate(self.prompter.texts(texts)))
+        return np.sort(np.argsort(-counts, kind="stable")[:FREQUENT_TOKENS])
 
     def _draw(self, step: int, rng: np.random.Generator, rows: int) -> list[dict[str, Any]]:
         samples = self.samples[self.order[step % len(self.order)]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import math
 import shutil
@@ -83,11 +84,15 @@ class Phase:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """Muon on matrices, AdamW on embeddings and gains; one linear decay to ``final_share`` over all phases."""
+    """Muon on matrices, AdamW on embeddings and gains.
+
+    One schedule over all phases: warm-up, constant, then over the last ``decay_share`` linear to ``final_share``.
+    """
 
     matrix_learning_rate: float = 0.02
     vector_learning_rate: float = 0.005
     warmup_steps: int = 20
+    decay_share: float = 0.5
     final_share: float = 0.02
     clip: float = 1.0
 
@@ -142,7 +147,7 @@ class Trainer:
     """
 
     def __init__(self, name: str, spec: ModelSpec, paths: Paths):
-        self.name, self.paths = name, paths
+        self.name, self.paths, self.parent = name, paths, spec.after
         where = f"models.yaml: {name}: params"
         self.params: TrainParams = build(TrainParams, spec.params, where)
         self.phases: list[Phase] = [
@@ -190,10 +195,11 @@ class Trainer:
         self.base_rates = [spec.matrix_learning_rate, spec.vector_learning_rate]
 
     def rate(self, step: int) -> float:
-        """Share of the base learning rate at a step: linear warm-up, then linear decay."""
+        """Share of the base learning rate at a step."""
         spec = self.optimizer_spec
         warm = min(1.0, (step + 1) / max(1, spec.warmup_steps))
-        return warm * (1 - (1 - spec.final_share) * step / max(1, self.total))
+        left = min(1.0, (1 - step / self.total) / max(spec.decay_share, 1e-9))
+        return warm * (spec.final_share + (1 - spec.final_share) * left)
 
     def phase_at(self, step: int) -> Phase:
         """The phase that a global step belongs to."""
@@ -249,7 +255,9 @@ class Trainer:
             group.ids, group.positions, memory=memory, routing_mask=group.routing, reads_memory=group.reads
         )
         learn = group.targets != IGNORE
-        logits, wanted = self.model.logits(hidden[learn]), group.targets[learn]
+        logits, wanted = self.model.logits(hidden[learn], group.vocabulary), group.targets[learn]
+        if group.vocabulary is not None:
+            wanted = torch.searchsorted(group.vocabulary, wanted)
         lm = language_loss(logits, wanted) * (len(wanted) / targets)
         figures["lm_loss"] += lm.item()
         figures["target_accuracy"] += (logits.argmax(-1) == wanted).sum().item() / targets
@@ -312,12 +320,16 @@ class Trainer:
 class Resume:
     """The state of an unfinished training, beside the model's directory: weights, optimiser states and the log.
 
-    A state saved under other params, samples or tokenizer is not used.
+    A state saved under other params, samples, tokenizer or parent is not used.
     """
 
     def __init__(self, directory: Path, trainer: Trainer):
         self.directory, self.trainer = directory, trainer
-        self.identity = json.loads(json.dumps({"params": dataclasses.asdict(trainer.params)}))
+        inputs = [trainer.paths.tokenizer, *(trainer.paths.samples(name) / "samples.parquet" for name in trainer.sets)]
+        if trainer.parent:
+            inputs.append(trainer.paths.model(trainer.parent) / "model.safetensors")
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs]
+        self.identity = json.loads(json.dumps({"params": dataclasses.asdict(trainer.params), "inputs": digests}))
 
     def save(self, log: list[dict[str, Any]]) -> None:
         """Write the state of the step that the log ends with; the JSON goes last and makes it count."""
@@ -335,7 +347,7 @@ class Resume:
         if not (self.directory / "state.json").exists():
             return []
         content = read_json(self.directory / "state.json")
-        if content["params"] != self.identity["params"]:
+        if any(content.get(key) != value for key, value in self.identity.items()):
             return []
         tensors = checkpoint.read_tensors(self.directory / "state.safetensors")
         self.trainer.model.load_state_dict(

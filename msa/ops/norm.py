@@ -9,14 +9,14 @@ from torch import Tensor
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:  # noqa: ANN001
+    def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         scale = torch.linalg.vecdot(x, x, dim=-1).div_(x.shape[-1]).add_(eps).rsqrt_().unsqueeze(-1)
         unit = x * scale
         ctx.save_for_backward(unit, scale, weight)
         return unit * weight
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # noqa: ANN001, ANN205
+    def backward(ctx, grad: Tensor):
         unit, scale, weight = ctx.saved_tensors
         weight_grad = (grad * unit).flatten(0, -2).sum(0)
         inner = grad * weight

@@ -1,0 +1,105 @@
+"""Memory Interleave: the citation automaton, rounds, fetched text, and what happens to wrong ids."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from configs.records import Question
+from msa.generate import Citations, Interleave, Limits
+from msa.memory import BankMemory, encode_bank
+from msa.prompt import Row
+
+
+def answer(model, prompter, documents, questions, **limits):
+    bank = encode_bank(model, prompter, documents)
+    memory = BankMemory(bank, bank.prefix(0), torch.zeros(len(questions), 0, dtype=torch.bool), [[]] * len(questions), 3)
+    by_id = {document.doc_id: document for document in documents}
+    engine = Interleave(model, prompter, Limits(**limits), lambda question, doc_id: by_id.get(doc_id))
+    return engine.answer(questions, memory)
+
+
+def questions(count=3):
+    texts = ["what is alpha", "what is the number for gamma delta", "number"]
+    return [Question(f"q{n}", texts[n % 3], "The answer is", 5) for n in range(count)]
+
+
+def walk(automaton, tokens):
+    for token in tokens:
+        assert token in automaton.allowed()
+        automaton.take(token)
+
+
+def test_only_candidates_can_be_spelled_each_once(prompter):
+    candidates = [tuple(prompter.text(f"[{number}]")) for number in (12, 17, 203)]
+    automaton = Citations(prompter, candidates, 8, may_end=False)
+    one, two = prompter.text("[17]"), prompter.text("[203]")
+    assert prompter.object_ref_end not in automaton.allowed()
+    walk(automaton, one)
+    assert prompter.object_ref_end in automaton.allowed() and prompter.end_of_retrieve not in automaton.allowed()
+    walk(automaton, one[:2])
+    assert automaton.allowed() == [prompter.text("2")[0]]  # 17 is taken, so only 12 goes on
+    walk(automaton, prompter.text("2]"))
+    walk(automaton, [*two, prompter.object_ref_end])
+    assert automaton.done and automaton.allowed() == [prompter.object_ref_end]
+
+
+def test_ids_of_a_round_are_bounded_and_a_later_round_may_end(prompter):
+    candidates = [tuple(prompter.text(f"[{number}]")) for number in (1, 2)]
+    automaton = Citations(prompter, candidates, 1, may_end=True)
+    assert prompter.end_of_retrieve in automaton.allowed()
+    walk(automaton, prompter.text("[2]"))
+    assert automaton.allowed() == [prompter.object_ref_end]
+    assert Citations(prompter, [], 4, may_end=False).allowed() == [prompter.object_ref_end]
+
+
+def test_constrained_ids_are_routed_documents(model, prompter, documents):
+    for trace in answer(model, prompter, documents, questions(), max_rounds=2):
+        assert trace.cited and len(set(trace.cited)) == len(trace.cited)
+        routed = {doc_id for ids in trace.routed.values() for doc_id in ids}
+        assert set(trace.cited) <= routed
+        assert trace.status == "ok" and 1 <= trace.rounds <= 2
+
+
+def test_a_batch_answers_as_its_questions_do_alone(model, prompter, documents):
+    together = answer(model, prompter, documents, questions(), max_rounds=3)
+    for number, question in enumerate(questions()):
+        alone = answer(model, prompter, documents, [question], max_rounds=3)[0]
+        assert (alone.text, alone.cited, alone.routed) == (
+            together[number].text, together[number].cited, together[number].routed,
+        )
+
+
+def test_one_round_is_the_variant_without_interleave(model, prompter, documents):
+    for trace in answer(model, prompter, documents, questions(), max_rounds=1):
+        assert trace.rounds == 1
+        assert set(trace.routed) <= {"layer2", "layer3", "round2/layer2", "round2/layer3"}
+
+
+def test_malformed_free_ids_end_retrieval_and_are_recorded(model, prompter, documents):
+    for trace in answer(model, prompter, documents, questions(), constrain_ids=False):
+        # a random model spells no known id
+        assert trace.status in ("malformed_ids", "unknown_id")
+        assert trace.rounds == 1 and trace.cited == []
+        assert trace.output_tokens > 0
+
+
+@pytest.mark.parametrize(("text", "found"), [("[17][4]", [17, 4]), ("[17", []), ("17]", []), ("[a][9]", [9]), ("", [])])
+def test_ids_are_parsed_from_generated_text(model, prompter, text, found):
+    engine = Interleave(model, prompter, Limits(), lambda question, doc_id: None)
+    assert engine._parse(prompter.text(text)) == found
+
+
+def test_fetched_tokens_are_bounded(model, prompter, documents):
+    for trace in answer(model, prompter, documents, questions(), max_fetched_tokens=20):
+        assert trace.fetched_tokens <= 20
+
+
+def test_routing_tokens_are_the_question_and_the_newest_text(prompter, documents):
+    row = prompter.opening("what is alpha")
+    first = sum(row.routing)
+    prompter.add_fetched(row, documents[:1])
+    prompter.add_fetched(row, documents[1:2])
+    newest = len(prompter.fetched(documents[1]))
+    assert sum(row.routing) == first + newest
+    assert isinstance(row, Row) and row.routing[-1] is False

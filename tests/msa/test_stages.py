@@ -1,0 +1,128 @@
+"""The staged engine equals the one-pass forward, tails included, and overlays equal rebuilt banks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from configs.records import Document
+from msa import onepass
+from msa.decode import Session
+from msa.memory import Bank, BankMemory, PaddedMemory, encode_bank
+from msa.prompt import Row, own_positions
+
+
+def whole(model, prompter, documents, row: Row):
+    """The one-pass outputs of documents and a row, labelled as the fixture's sequences are."""
+    head = len(prompter.head)
+    ids, labels, positions = list(row.ids[:head]), [onepass.TEMPLATE] * head, list(range(head))
+    for number, tokens in enumerate(prompter.documents(documents), start=1):
+        ids, labels, positions = ids + tokens, labels + [number] * len(tokens), positions + list(range(len(tokens)))
+    own = own_positions(len(row.ids), head, model.config.top_k_documents)[head:].tolist()
+    kinds = [onepass.QUESTION if routing else onepass.TEMPLATE for routing in row.routing[head:]]
+    return onepass.forward(
+        model, torch.tensor(ids + row.ids[head:]), torch.tensor(labels + kinds), torch.tensor(positions + own)
+    )
+
+
+def memory_of(model, prompter, documents, questions: int = 1) -> BankMemory:
+    bank = encode_bank(model, prompter, documents)
+    nothing = torch.zeros(questions, 0, dtype=torch.bool)
+    return BankMemory(bank, bank.prefix(0), nothing, [[]] * questions, model.config.top_k_documents)
+
+
+QUESTIONS = ["what is alpha", "what is the number for gamma delta beta", "number"]
+
+
+def test_staged_inference_equals_one_pass(model, prompter, documents):
+    rows = [prompter.opening(question) for question in QUESTIONS]
+    memory = memory_of(model, prompter, documents, len(rows))
+    session = Session(model, rows, prompter.pad, len(prompter.head), memory)
+    for number, row in enumerate(rows):
+        expected = whole(model, prompter, documents, row)
+        assert torch.allclose(session.logits[number], expected.logits[-1], atol=1e-4)
+        for layer, selection in enumerate(session.selections):
+            order = expected.scores[layer].argsort(descending=True)[:3]
+            assert selection.documents[number].tolist() == [documents[index].doc_id for index in order]
+
+
+def test_decoding_token_by_token_equals_one_pass(model, prompter, documents):
+    rows = [prompter.opening(question) for question in QUESTIONS]
+    session = Session(model, rows, prompter.pad, len(prompter.head), memory_of(model, prompter, documents, len(rows)))
+    more = [prompter.text("alpha 17"), prompter.text("beta"), prompter.text("delta delta 4 .")]
+    session.feed(more)
+    session.feed([[7], [8], [9]])
+    for number, row in enumerate(rows):
+        row.add(more[number]).add([[7], [8], [9]][number])
+        expected = whole(model, prompter, documents, row)
+        assert torch.allclose(session.logits[number], expected.logits[-1], atol=1e-4)
+
+
+def test_a_part_of_a_session_goes_on_alone(model, prompter, documents):
+    rows = [prompter.opening(question) for question in QUESTIONS]
+    session = Session(model, rows, prompter.pad, len(prompter.head), memory_of(model, prompter, documents, len(rows)))
+    part = session.rows([2, 0])
+    part.feed([[9], [7]])
+    session.feed([[7], [8], [9]])
+    assert torch.allclose(part.logits, session.logits[[2, 0]], atol=1e-5)
+
+
+def test_training_memory_scores_and_attends_like_the_bank(model, prompter, documents):
+    rows = [prompter.opening(question) for question in QUESTIONS[:1]]
+    wrapped = prompter.documents(documents)
+    longest = max(map(len, wrapped))
+    ids = torch.tensor([tokens + [prompter.pad] * (longest - len(tokens)) for tokens in wrapped])
+    lengths = torch.tensor(list(map(len, wrapped)))
+    padded = PaddedMemory(model.encode(ids, lengths), lengths, model.config.pool_tokens, 3)
+    trained = Session(model, rows, prompter.pad, len(prompter.head), padded)
+    stored = Session(model, rows, prompter.pad, len(prompter.head), memory_of(model, prompter, documents))
+    assert torch.allclose(trained.logits, stored.logits, atol=1e-5)
+    expected = whole(model, prompter, documents, rows[0])
+    for layer, selection in enumerate(trained.selections):
+        assert torch.allclose(selection.scores[0], expected.scores[layer], atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 100000])
+def test_encoding_does_not_depend_on_the_batch(model, prompter, documents, batch_tokens):
+    one, other = encode_bank(model, prompter, documents), encode_bank(model, prompter, documents, batch_tokens)
+    for layer, pair in zip(one.layers, other.layers, strict=True):
+        for tensor, again in zip(layer.tensors(), pair.tensors(), strict=True):
+            assert torch.allclose(tensor, again, atol=1e-5)
+
+
+def test_a_prefix_of_a_bank_is_the_bank_of_a_prefix(model, prompter, documents):
+    cut, made = encode_bank(model, prompter, documents).prefix(4), encode_bank(model, prompter, documents[:4])
+    assert torch.equal(cut.offsets, made.offsets) and torch.equal(cut.doc_ids, made.doc_ids)
+    assert torch.allclose(cut.layers[1].keys, made.layers[1].keys, atol=1e-5)
+
+
+def test_an_overlay_equals_the_rebuilt_bank(model, prompter, documents):
+    replaced = Document(documents[3].doc_id, "alpha alpha what is alpha", 15)
+    added = Document(5, "gamma what is the number", 15)
+    bank = encode_bank(model, prompter, documents)
+    overlay = encode_bank(model, prompter, [replaced, added])
+    sees = torch.tensor([[True, True], [False, False], [False, True]])
+    memory = BankMemory(bank, overlay, sees, [[3], [], []], 3)
+    rows = [prompter.opening(question) for question in QUESTIONS]
+    found = Session(model, rows, prompter.pad, len(prompter.head), memory)
+    corpora = [[added, *documents[:3], replaced, *documents[4:]], documents, [added, *documents]]
+    for number, corpus in enumerate(corpora):
+        rebuilt = Session(model, rows[number : number + 1], prompter.pad, len(prompter.head), memory_of(model, prompter, corpus))
+        assert torch.allclose(found.logits[number], rebuilt.logits[0], atol=1e-5)
+        for mine, theirs in zip(found.selections, rebuilt.selections, strict=True):
+            assert mine.documents[number].tolist() == theirs.documents[0].tolist()
+
+
+def test_fewer_documents_than_k(model, prompter, documents):
+    session = Session(model, [prompter.opening("what")], prompter.pad, len(prompter.head), memory_of(model, prompter, documents[:2]))
+    assert sorted(session.selections[0].documents[0].tolist()) == [documents[0].doc_id, documents[1].doc_id]
+    nothing = memory_of(model, prompter, documents).base.prefix(0)
+    empty = BankMemory(nothing, nothing, torch.zeros(1, 0, dtype=torch.bool), [[]], 3)
+    assert Session(model, [prompter.opening("what")], prompter.pad, len(prompter.head), empty).logits.isfinite().all()
+
+
+def test_a_bank_survives_the_disk(tmp_path, model, prompter, documents):
+    bank = encode_bank(model, prompter, documents)
+    bank.save(tmp_path)
+    again = Bank.load(tmp_path)
+    assert torch.equal(again.doc_ids, bank.doc_ids) and torch.equal(again.layers[0].routing, bank.layers[0].routing)

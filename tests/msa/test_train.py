@@ -1,0 +1,166 @@
+"""Training: batches, gradients, resumption and repeatability, on a miniature of the real thing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from configs.errors import UserError
+from configs.load import ModelSpec
+from configs.paths import Paths
+from configs.tables import write_table
+from msa import checkpoint
+from msa.loss import IGNORE
+from msa.samples import TrainingSet
+from msa.train import Phase, Trainer
+
+SHAPE = {"hidden_size": 16, "intermediate_size": 24, "layers": 3, "query_heads": 2, "kv_heads": 1, "head_dim": 8, "rope_theta": 100.0}
+ROUTER = {"routed_layers": [1, 2], "pool_tokens": 4, "top_k_documents": 2, "aux_temperature": 0.1}
+READ = {"name": "reading", "objective": "read", "samples": "short", "steps": 3, "rows": 4}
+MEMORY = {"name": "joint", "objective": "memory", "samples": "short", "steps": 4, "rows": 4}
+
+
+@pytest.fixture
+def paths(tmp_path, tokenizer) -> Paths:
+    """A results tree with a tokenizer and one sample set of two banks."""
+    result = Paths.of("mini", tmp_path)
+    result.tokenizer.parent.mkdir(parents=True)
+    tokenizer.save(str(result.tokenizer))
+    banks, samples = [], []
+    for bank in range(2):
+        for number in range(5):
+            banks.append({"bank_id": bank, "doc_id": number, "text": f"number for alpha is {bank}{number}{number}", "num_tokens": 15})
+            chain = [[number], [(number + 1) % 5]] if number % 2 else [[number]]
+            samples.append({
+                "sample_id": len(samples), "bank_id": bank, "task": "facts", "question": "what is the number for alpha",
+                "answer_prefix": "The answer is", "answer": f"{bank}{number}{number}", "chain": chain,
+            })  # fmt: skip
+    write_table("banks", banks, result.samples("short") / "banks.parquet")
+    write_table("samples", samples, result.samples("short") / "samples.parquet")
+    return result
+
+
+def backbone(phases=(READ,), **params) -> ModelSpec:
+    return ModelSpec("msa.train", None, ["short"], {"shape": SHAPE, "phases": list(phases), "max_id": 1000, "precision": "float32", **params})
+
+
+def msa(phases=(MEMORY,), **params) -> ModelSpec:
+    extra = {"router": ROUTER, "phases": list(phases), "max_id": 1000, "precision": "float32", **params}
+    return ModelSpec("msa.train", "backbone", ["short"], extra)
+
+
+def weights(paths, name):
+    return checkpoint.read_tensors(paths.model(name) / "model.safetensors")
+
+
+def test_two_trainings_give_identical_weights(paths):
+    Trainer("backbone", backbone(), paths).run()
+    first = weights(paths, "backbone")
+    Trainer("backbone", backbone(), paths).run()
+    assert all(torch.equal(first[name], tensor) for name, tensor in weights(paths, "backbone").items())
+    log = [json.loads(line) for line in (paths.model("backbone") / "train.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == [0, 1, 2]
+    assert {"phase", "tokens", "seconds", "loss", "lm_loss", "learning_rate"} <= log[0].keys()
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(paths, monkeypatch):
+    Trainer("backbone", backbone(), paths).run()
+    Trainer("msa", msa(save_every=2), paths).run()
+    expected = weights(paths, "msa")
+    checkpoint_file = paths.model("msa") / "model.safetensors"
+    checkpoint_file.unlink()
+    step = Trainer.step
+
+    def killed(self, number):
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(self, number)
+
+    monkeypatch.setattr(Trainer, "step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Trainer("msa", msa(save_every=2), paths).run()
+    assert not checkpoint_file.exists()
+    ran = []
+    monkeypatch.setattr(Trainer, "step", lambda self, number: ran.append(number) or step(self, number))
+    Trainer("msa", msa(save_every=2), paths).run()
+    assert ran == [2, 3]  # from the last saved step
+    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(paths, "msa").items())
+    assert not list(checkpoint_file.parent.parent.glob(".*resume"))
+
+
+def test_routers_learn_from_the_auxiliary_loss_alone(paths):
+    Trainer("backbone", backbone(), paths).run()
+    trainer = Trainer("msa", msa(), paths)
+    torch.nn.init.normal_(trainer.model.model.layers[2].self_attn.o_proj.weight)
+    grads = {}
+    for name, change in {"lm": {"aux_weight": 0.0}, "aux": {"lm_weight": 0.0, "aux_weight": 1.0}}.items():
+        phase = dataclasses.replace(Phase(**MEMORY), **change)
+        trainer.model.zero_grad()
+        trainer.backward(trainer.batch(1, phase), phase)
+        grads[name] = {n: p.grad is not None and bool(p.grad.abs().sum() > 0) for n, p in trainer.model.named_parameters()}
+    routers = [name for name in grads["lm"] if "router" in name]
+    assert routers and not any(grads["lm"][name] for name in routers)
+    assert all(grads["aux"][name] for name in routers)
+    assert grads["lm"]["model.layers.1.self_attn.v_proj.weight"] and grads["aux"]["model.embed_tokens.weight"]
+
+
+def test_gradients_do_not_depend_on_the_grouping_of_rows(paths, monkeypatch):
+    Trainer("backbone", backbone(), paths).run()
+    trainer, phase = Trainer("msa", msa(), paths), Phase(**MEMORY)
+    found = []
+    for tokens in (1, 100000):
+        monkeypatch.setattr("msa.samples.GROUP_TOKENS", tokens)
+        trainer.model.zero_grad()
+        batch = trainer.batch(0, phase)
+        figures = trainer.backward(batch, phase)
+        found.append((len(batch.groups), figures, {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}))
+    (many, one_by_one, left), (few, together, right) = found
+    assert many == 4 and few == 1
+    assert one_by_one == pytest.approx(together, rel=1e-4)
+    assert all(torch.allclose(left[name], right[name], atol=1e-5) for name in right)
+
+
+def test_rows_are_single_steps_of_the_chain(paths, prompter):
+    data = TrainingSet(paths.samples("short"), prompter, 2)
+    rounds, answers = 0, 0
+    for step in range(6):
+        batch = data.memory_batch(step, 0, 4, 0.5, 1000)
+        for group in batch.groups:
+            for row, positive, countable in zip(group.targets, group.positives, group.countable, strict=True):
+                learned = row[row != IGNORE].tolist()
+                if learned[-1] == prompter.object_ref_end:
+                    rounds += 1
+                    assert positive.sum() == 1
+                else:
+                    answers += 1
+                    assert learned[0] == prompter.end_of_retrieve and learned[-1] == prompter.im_end
+                    assert positive.sum() == 0 and not countable.all()
+    assert rounds and answers
+
+
+def test_ids_differ_at_every_visit_of_a_bank(paths, prompter):
+    data = TrainingSet(paths.samples("short"), prompter, 2)
+    visits = [data.memory_batch(step, 0, 4, 0.5, 1000).documents for step in (0, 2)]
+    assert not torch.equal(*visits)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (backbone([{**READ, "objective": "guess"}]), "objective 'guess'"),
+        (backbone([{**READ, "stepz": 1}]), "stepz"),
+        (backbone(precision="float8"), "float8"),
+    ],
+)
+def test_bad_entries_are_named(paths, spec, message):
+    with pytest.raises(UserError, match=message):
+        Trainer("backbone", spec, paths).run()
+
+
+def test_a_sample_of_a_lost_document_is_named(paths, prompter):
+    write_table("banks", [{"bank_id": 0, "doc_id": 0, "text": "alpha", "num_tokens": 5}], paths.samples("short") / "banks.parquet")
+    with pytest.raises(UserError, match="sample 1 names document 1"):
+        TrainingSet(paths.samples("short"), prompter, 2)
