@@ -295,7 +295,7 @@ class MSAModel(nn.Module):
 
 def _own_mask(ids: Tensor, valid: Tensor | None, cache: Cache | None) -> Tensor | None:
     """Mask [B, 1, M, T] of own tokens; None where plain causal attention says the same."""
-    rows, length = ids.shape
+    length = ids.shape[1]
     if cache is None or cache.valid is None:
         if cache is not None:
             cache.valid = valid if valid is not None else torch.ones_like(ids, dtype=torch.bool)
