@@ -135,6 +135,12 @@ def initialise(config: ModelConfig, logit_gain: float) -> MSAModel:
         elif parameter.dim() == 2:
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     nn.init.constant_(model.model.norm.weight, logit_gain)
+    for index in config.routed_layers:
+        # queries and keys start from one random projection, so that equal content is close before any training
+        attention = model.model.layers[index].self_attn
+        shared = attention.router_k_proj[0].weight.unflatten(0, (config.kv_heads, config.head_dim))
+        each = shared.repeat_interleave(config.query_heads // config.kv_heads, 0).flatten(0, 1)
+        attention.router_q_proj[0].weight.data.copy_(each)
     return model
 
 
