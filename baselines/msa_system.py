@@ -6,7 +6,7 @@ met and routed beside it. ``max_rounds: 1`` is MSA without interleave; ``constra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ class Params:
     max_ids: int = 8
     max_fetched_tokens: int = 2048
     constrain_ids: bool = True
+    routing_prior: float = 1.0
     batch: int = 64
 
 
@@ -84,13 +85,11 @@ class MSASystem(System):
         """Answer in batches of questions that share overlays where they can."""
         if view is not self._view:
             self.ingest(view)
+        limits = Limits(**{item.name: getattr(self.params, item.name) for item in fields(Limits)})
         answers = []
         for start in range(0, len(questions), self.params.batch):
             batch = questions[start : start + self.params.batch]
             memory, added = self._memory(batch, view)
-            limits = Limits(
-                self.params.max_rounds, self.params.max_ids, self.params.max_fetched_tokens, self.params.constrain_ids
-            )
 
             def fetch(question: Question, doc_id: int, added: dict = added) -> Document | None:
                 own = added[question.question_id].get(doc_id)

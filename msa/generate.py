@@ -6,6 +6,7 @@ the answer, are decoded behind it. Training cuts the same rows into single-step 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,18 +17,23 @@ import torch
 from configs.records import Document, Question
 from msa.decode import Session
 from msa.memory import BankMemory
-from msa.model import MSAModel
+from msa.model import MSAModel, Selection
 from msa.prompt import Prompter, Row
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of Memory Interleave; ``constrain_ids`` lets only ids of routed documents be generated."""
+    """Bounds of Memory Interleave.
+
+    ``constrain_ids`` lets only ids of routed documents be generated; ``routing_prior`` then weighs what routing says
+    of them against what the LM says, token by token (0: the LM alone).
+    """
 
     max_rounds: int = 3
     max_ids: int = 8
     max_fetched_tokens: int = 2048
     constrain_ids: bool = True
+    routing_prior: float = 1.0
 
 
 @dataclass
@@ -91,7 +97,8 @@ class Interleave:
         ending = [p for p in range(len(active)) if p not in set(going)]
         if going:
             part = session.rows(going)
-            tokens = self._ids(part, [active[place] for place in going], number)
+            priors = [self._prior(session.selections, place) for place in going]
+            tokens = self._ids(part, [active[place] for place in going], priors, number)
             clock.stage("cite")
             for place, generated in zip(going, tokens, strict=True):
                 if generated[:1] == [self.prompter.end_of_retrieve]:
@@ -106,33 +113,39 @@ class Interleave:
         ended = set(ending)
         return [waiting[place] for place in range(len(active)) if place not in ended]
 
-    def _ids(self, session: Session, traces: list[Trace], number: int) -> list[list[int]]:
+    def _prior(self, selections: list[Selection], row: int) -> dict[int, float]:
+        """Log probability of each routed document: the layers' softmax over score / tau, mixed evenly.
+
+        It is the distribution that the auxiliary loss trains.
+        """
+        mixed: dict[int, float] = {}
+        for selection in selections:
+            shares = (selection.scores[row] / self.model.temperature).softmax(-1).tolist()
+            for doc_id, share in zip(selection.documents[row].tolist(), shares, strict=True):
+                if doc_id >= 0:
+                    mixed[doc_id] = mixed.get(doc_id, 0.0) + share / len(selections)
+        return {doc_id: math.log(max(share, 1e-30)) for doc_id, share in mixed.items()}
+
+    def _ids(self, session: Session, traces: list[Trace], priors: list[dict[int, float]], number: int) -> list[list[int]]:
         """Generated citation tokens of a round, or just the end-of-retrieve token."""
         limit = 1 + self.limits.max_ids * 8
         if not self.limits.constrain_ids:
             return _free(session, self.prompter, limit)
-        spellings = []
-        for trace in traces:
+        automata = []
+        for trace, prior in zip(traces, priors, strict=True):
             # a round's candidates are its own routed documents that were not read yet
-            prefix = "" if number == 0 else f"round{number + 1}/"
-            candidates = [
-                doc_id
-                for layer in self.model.config.routed_layers
-                for doc_id in trace.routed[f"{prefix}layer{layer}"]
-                if doc_id not in trace.cited
-            ]
-            spellings.append([tuple(self.prompter.text(f"[{doc_id}]")) for doc_id in dict.fromkeys(candidates)])
-        automata = [Citations(self.prompter, spelled, self.limits.max_ids, number > 0) for spelled in spellings]
+            spelled = {tuple(self.prompter.text(f"[{doc_id}]")): p for doc_id, p in prior.items() if doc_id not in trace.cited}
+            automata.append(Citations(self.prompter, spelled, self.limits.max_ids, number > 0))
         result: list[list[int]] = [[] for _ in traces]
         while True:
-            allowed = torch.full_like(session.logits, -torch.inf)
+            said = session.logits.log_softmax(-1)
+            best = []
             for row, automaton in enumerate(automata):
-                allowed[row, automaton.allowed()] = 0.0
-            best = (session.logits + allowed).argmax(-1).tolist()
-            for row, (automaton, token) in enumerate(zip(automata, best, strict=True)):
+                weigh = {t: float(said[row, t]) + self.limits.routing_prior * p for t, p in automaton.allowed().items()}
+                best.append(max(weigh, key=weigh.get))
                 if not automaton.done:
-                    automaton.take(token)
-                    result[row].append(token)
+                    automaton.take(best[-1])
+                    result[row].append(best[-1])
             if all(automaton.done for automaton in automata):
                 return result
             session.feed([[token] for token in best])
@@ -187,30 +200,36 @@ class Citations:
     """The automaton of constrained citations: ids of a candidate list, each once, then the end token.
 
     Args:
-        candidates: token spellings of ``[id]``.
+        candidates: token spellings of ``[id]`` with their log priors.
         may_end: whether end-of-retrieve may come in place of the first id.
     """
 
-    def __init__(self, prompter: Prompter, candidates: list[tuple[int, ...]], max_ids: int, may_end: bool):
+    def __init__(self, prompter: Prompter, candidates: dict[tuple[int, ...], float], max_ids: int, may_end: bool):
         self.end, self.stop = prompter.end_of_retrieve, prompter.object_ref_end
-        self.left, self.max_ids, self.may_end = list(candidates), max_ids, may_end
+        self.left, self.max_ids, self.may_end = dict(candidates), max_ids, may_end
         self.prefix: tuple[int, ...] = ()
         self.count = 0
         self.done = False
 
-    def allowed(self) -> list[int]:
-        """Tokens that may come next; the stop token once done."""
+    def allowed(self) -> dict[int, float]:
+        """Tokens that may come next with their log priors given the spelling so far; the stop token once done.
+
+        Whether an id comes at all is the LM's to say: the end tokens' prior is that of the opening bracket, 0.
+        """
         if self.done:
-            return [self.stop]
-        room = self.count < self.max_ids
-        at = len(self.prefix)
-        tokens = {c[at] for c in self.left if c[:at] == self.prefix and len(c) > at} if room else set()
+            return {self.stop: 0.0}
+        at, shares = len(self.prefix), {}
+        for spelled, prior in self.left.items() if self.count < self.max_ids else ():
+            if spelled[:at] == self.prefix:
+                shares[spelled[at]] = shares.get(spelled[at], 0.0) + math.exp(prior)
+        total = sum(shares.values())
+        tokens = {token: math.log(share / total) for token, share in shares.items()}
         if not self.prefix:
             if self.count or not tokens:
-                tokens.add(self.stop)
+                tokens[self.stop] = 0.0
             if self.may_end and not self.count:
-                tokens.add(self.end)
-        return sorted(tokens)
+                tokens[self.end] = 0.0
+        return tokens
 
     def take(self, token: int) -> None:
         """Advance by a token of :meth:`allowed`."""
@@ -219,7 +238,7 @@ class Citations:
             return
         self.prefix += (token,)
         if self.prefix in self.left:
-            self.left.remove(self.prefix)
+            del self.left[self.prefix]
             self.prefix = ()
             self.count += 1
 

@@ -186,16 +186,16 @@ class BankMemory:
         return torch.cat(parts, 1).masked_fill(~self.visible, -torch.inf)
 
     def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Selection:
-        """See :class:`msa.model.Memory`; ``documents`` of the result are document ids, -1 where there are fewer than k."""
+        """See :class:`msa.model.Memory`; ``documents`` of the result are ids, -1 where there are fewer than k, ``scores`` theirs."""
         scores = self.scores(layer, folded, routing_mask)
         best = top_by_id(scores, self.doc_ids, self.top_k)
         found = scores.gather(1, best).isfinite()
-        ids = self.doc_ids[best].masked_fill(~found, -1)
+        ids, kept = self.doc_ids[best].masked_fill(~found, -1), scores.gather(1, best)
         # the chosen chunks in order of document id, then chunk
         order = self.doc_ids[best].argsort(-1)
         best, found = best.gather(1, order), found.gather(1, order)
         keys, values, mask = self._fetch(layer, best)
-        return Selection(keys, values, (mask & found.unsqueeze(-1)).flatten(1), None, ids)
+        return Selection(keys, values, (mask & found.unsqueeze(-1)).flatten(1), kept, ids)
 
     def _fetch(self, layer: int, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """K and V [Q, S, G, D] and mask [Q, k, C] of chosen columns [Q, k]."""

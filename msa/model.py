@@ -41,7 +41,7 @@ class Selection:
     keys: Tensor
     values: Tensor
     mask: Tensor
-    scores: Tensor | None = None  # [B, N] document scores, where the memory keeps them
+    scores: Tensor | None = None  # document scores: of all documents [B, N] in training, of the chosen ones [B, k] else
     documents: Tensor | None = None  # [B, k] indices of the chosen documents, best first; -1 where there are fewer
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -31,26 +33,36 @@ def walk(automaton, tokens):
 
 
 def test_only_candidates_can_be_spelled_each_once(prompter):
-    candidates = [tuple(prompter.text(f"[{number}]")) for number in (12, 17, 203)]
+    candidates = {tuple(prompter.text(f"[{number}]")): -1.0 for number in (12, 17, 203)}
     automaton = Citations(prompter, candidates, 8, may_end=False)
     one, two = prompter.text("[17]"), prompter.text("[203]")
     assert prompter.object_ref_end not in automaton.allowed()
     walk(automaton, one)
     assert prompter.object_ref_end in automaton.allowed() and prompter.end_of_retrieve not in automaton.allowed()
     walk(automaton, one[:2])
-    assert automaton.allowed() == [prompter.text("2")[0]]  # 17 is taken, so only 12 goes on
+    assert list(automaton.allowed()) == [prompter.text("2")[0]]  # 17 is taken, so only 12 goes on
     walk(automaton, prompter.text("2]"))
     walk(automaton, [*two, prompter.object_ref_end])
-    assert automaton.done and automaton.allowed() == [prompter.object_ref_end]
+    assert automaton.done and list(automaton.allowed()) == [prompter.object_ref_end]
 
 
 def test_ids_of_a_round_are_bounded_and_a_later_round_may_end(prompter):
-    candidates = [tuple(prompter.text(f"[{number}]")) for number in (1, 2)]
+    candidates = {tuple(prompter.text(f"[{number}]")): -1.0 for number in (1, 2)}
     automaton = Citations(prompter, candidates, 1, may_end=True)
     assert prompter.end_of_retrieve in automaton.allowed()
     walk(automaton, prompter.text("[2]"))
-    assert automaton.allowed() == [prompter.object_ref_end]
-    assert Citations(prompter, [], 4, may_end=False).allowed() == [prompter.object_ref_end]
+    assert list(automaton.allowed()) == [prompter.object_ref_end]
+    assert list(Citations(prompter, {}, 4, may_end=False).allowed()) == [prompter.object_ref_end]
+
+
+def test_priors_add_up_over_a_shared_spelling(prompter):
+    candidates = {tuple(prompter.text(f"[{number}]")): math.log(share) for number, share in ((12, 0.5), (17, 0.3), (203, 0.2))}
+    automaton = Citations(prompter, candidates, 8, may_end=True)
+    bracket = prompter.text("[")[0]
+    assert automaton.allowed() == pytest.approx({bracket: 0.0, prompter.end_of_retrieve: 0.0})
+    automaton.take(bracket)
+    one, two = prompter.text("1")[0], prompter.text("2")[0]
+    assert automaton.allowed() == pytest.approx({one: math.log(0.8), two: math.log(0.2)})
 
 
 def test_constrained_ids_are_routed_documents(model, prompter, documents):
