@@ -32,7 +32,7 @@ class Params(RagParams):
 class IndexParams:
     """``batch`` documents are embedded at a time."""
 
-    batch: int = 256
+    batch: int = 32
 
 
 def open_embedder(model: Path | None, threads: int) -> Any:

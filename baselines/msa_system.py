@@ -27,8 +27,8 @@ class Params:
     """Bounds of Memory Interleave, and how many questions are answered together."""
 
     max_rounds: int = 3
-    max_ids: int = 8
-    max_fetched_tokens: int = 2048
+    max_ids: int = 4
+    max_fetched_tokens: int = 512
     constrain_ids: bool = True
     routing_prior: float = 1.0
     batch: int = 64
@@ -38,7 +38,7 @@ class Params:
 class IndexParams:
     """Padded tokens encoded at a time."""
 
-    batch_tokens: int = 8192
+    batch_tokens: int = 2048
 
 
 def _open(model: Path | None, threads: int) -> tuple:

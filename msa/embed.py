@@ -54,11 +54,11 @@ class Embedder:
         self.model = checkpoint.load(directory)
         self.prompter = Prompter(load_tokenizer(Path(directory) / "tokenizer.json"))
 
-    def documents(self, documents: list, batch: int = 256) -> np.ndarray:
+    def documents(self, documents: list, batch: int = 32) -> np.ndarray:
         """Unit vectors [N, E] float32 of :class:`configs.records.Document` items."""
         return self._embed([(ids, 0, len(ids)) for ids in self.prompter.documents(documents)], batch)
 
-    def queries(self, questions: list[str], batch: int = 256) -> np.ndarray:
+    def queries(self, questions: list[str], batch: int = 32) -> np.ndarray:
         """Unit vectors [Q, E] float32 of question texts."""
         rows = []
         for question in questions:

@@ -30,8 +30,8 @@ class Limits:
     """
 
     max_rounds: int = 3
-    max_ids: int = 8
-    max_fetched_tokens: int = 2048
+    max_ids: int = 4
+    max_fetched_tokens: int = 512
     constrain_ids: bool = True
     routing_prior: float = 1.0
 

@@ -21,7 +21,7 @@ from msa import router
 from msa.model import MSAModel, PooledLayer, Selection
 from msa.prompt import Prompter, pad_rows
 
-SCORE_TILE = 1 << 24  # scores held at once: tokens x chunks
+SCORE_TILE = 2048  # chunks scored at a time: their scores of all tokens stay in the cache
 
 
 class PaddedMemory:
@@ -120,7 +120,7 @@ class Bank:
 
 @torch.no_grad()
 def encode_bank(
-    model: MSAModel, prompter: Prompter, documents: list[Document], batch_tokens: int = 8192, progress: bool = False
+    model: MSAModel, prompter: Prompter, documents: list[Document], batch_tokens: int = 2048, progress: bool = False
 ) -> Bank:
     """Encode documents into a bank (stage 1, paper section 3.2); order is kept.
 
@@ -224,9 +224,9 @@ def _bank_scores(bank: Bank, layer: int, folded: Tensor, routing_mask: Tensor) -
         tokens = vectors[mask].float()
         if not len(tokens):
             continue
-        step = max(1, SCORE_TILE // len(tokens))
-        for start in range(0, len(routing), step):
-            torch.amax(routing[start : start + step] @ tokens.T, 1, out=chunk[row, start : start + step])
+        for start in range(0, len(routing), SCORE_TILE):
+            end = start + SCORE_TILE
+            torch.amax(tokens @ routing[start:end].T, 0, out=chunk[row, start:end])
     owner = torch.repeat_interleave(torch.arange(len(bank.doc_ids)), bank.offsets.diff())
     scores = torch.full((len(folded), len(bank.doc_ids)), -torch.inf)
     return scores.scatter_reduce_(1, owner.expand(len(folded), -1), chunk, "amax")
