@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from configs.load import load
 from configs.tables import read_table, write_json, write_table
 from reports.evidence import NEEDLE_MEAN
 from reports.summarise import summarise, unit
@@ -68,7 +69,8 @@ def test_a_measured_cell(new_tree: Callable) -> None:
 
 def test_an_expected_failure_is_null_with_its_questions(rows) -> None:
     row = rows["full_attention", "two_hop", "1M", "accuracy"]
-    assert (row["status"], row["n"], row["failures"]) == ("unsupported_context", 0, 16)  # its cap
+    cap = load("tiny").systems["full_attention"].max_questions
+    assert (row["status"], row["n"], row["failures"]) == ("unsupported_context", 0, cap)
     assert row["value"] is row["low"] is row["high"] is None
 
 
