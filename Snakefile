@@ -190,7 +190,10 @@ rule summarise:
 
 
 rule report:
-    input: P.summary, expand(P.model("{model}") / "train.jsonl", model=E.profile.models)
+    input:
+        P.summary,
+        expand(P.model("{model}") / "train.jsonl", model=E.profile.models),
+        expand(f"{workflow.basedir}/reports/{{file}}.yaml", file=["reference", "expected"]),
     output: P.report / "index.html", P.report / "summary.txt"
     params: entry=json.dumps(asdict(E), sort_keys=True)
     log: f"{LOGS}/report.log"
