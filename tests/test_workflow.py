@@ -157,6 +157,8 @@ def stubbed(tmp_path: Path) -> Checkout:
         (checkout.root / package).mkdir(exist_ok=True)
         (checkout.root / package / "__init__.py").touch()
         (checkout.root / package / f"{module}.py").write_text(f"from stub import main\nmain({command!r})\n")
+    for figures in ("reference.yaml", "expected.yaml"):
+        shutil.copy(ROOT / "reports" / figures, checkout.root / "reports")
     return checkout
 
 
