@@ -19,7 +19,6 @@ from configs.tables import read_corpus
 from msa import checkpoint
 from msa.generate import Interleave, Limits, Trace
 from msa.memory import Bank, BankMemory, encode_bank
-from msa.prompt import Prompter, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ class IndexParams:
 def _open(model: Path | None, threads: int) -> tuple:
     if model is None:
         raise UserError("systems.yaml: MSA needs a model; add `model:` to its entry and to its index's")
-    torch.set_num_threads(threads)
-    return checkpoint.load(model), Prompter(load_tokenizer(model / "tokenizer.json"))
+    return checkpoint.open_model(model, threads)
 
 
 def build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> None:

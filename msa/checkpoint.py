@@ -23,6 +23,7 @@ from msa import onepass
 from msa.config import ModelConfig
 from msa.loss import auxiliary_loss
 from msa.model import MSAModel
+from msa.prompt import Prompter, load_tokenizer
 
 TOLERANCE = 1e-4
 
@@ -78,6 +79,17 @@ def load(directory: Path | str) -> MSAModel:
             )
     model.load_state_dict(tensors)
     return model.eval().requires_grad_(False)
+
+
+def open_model(directory: Path | str, threads: int = 0) -> tuple[MSAModel, Prompter]:
+    """The model of a checkpoint directory and the row builder of its tokenizer.
+
+    Args:
+        threads: CPU threads of the process; 0 leaves torch's choice.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    return load(directory), Prompter(load_tokenizer(Path(directory) / "tokenizer.json"))
 
 
 @torch.no_grad()

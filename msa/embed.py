@@ -11,7 +11,7 @@ from torch import Tensor
 
 from msa.loss import auxiliary_loss
 from msa.model import MSAModel
-from msa.prompt import Prompter, load_tokenizer, pad_rows
+from msa.prompt import pad_rows
 from msa.samples import Batch
 
 
@@ -49,10 +49,7 @@ class Embedder:
     def __init__(self, directory: Path | str, threads: int = 0):
         from msa import checkpoint
 
-        if threads:
-            torch.set_num_threads(threads)
-        self.model = checkpoint.load(directory)
-        self.prompter = Prompter(load_tokenizer(Path(directory) / "tokenizer.json"))
+        self.model, self.prompter = checkpoint.open_model(directory, threads)
 
     def documents(self, documents: list, batch: int = 32) -> np.ndarray:
         """Unit vectors [N, E] float32 of :class:`configs.records.Document` items."""

@@ -9,9 +9,9 @@ from torch import Tensor
 IGNORE = -100
 
 
-def language_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean next-token cross entropy of logits [..., V] against already shifted labels [...]; ``IGNORE`` is left out."""
-    return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORE)
+def language_loss(logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+    """Next-token cross entropy of logits [..., V] against already shifted labels [...]; ``IGNORE`` is left out."""
+    return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORE, reduction=reduction)
 
 
 def auxiliary_loss(scores: Tensor, positives: Tensor, temperature: float | Tensor, visible: Tensor | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from configs.records import Document, Question
 from msa import checkpoint
 from msa.decode import Session
-from msa.prompt import Prompter, Row, load_tokenizer
+from msa.prompt import Row
 
 BATCH_TOKENS = 16384  # padded prompt tokens read at once
 
@@ -37,14 +37,7 @@ class Reader:
     """
 
     def __init__(self, directory: Path | str, threads: int = 0):
-        if threads:
-            torch.set_num_threads(threads)
-        self.model = checkpoint.load(directory)
-        self.prompter = Prompter(load_tokenizer(Path(directory) / "tokenizer.json"))
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text."""
-        return len(self.prompter.text(text))
+        self.model, self.prompter = checkpoint.open_model(directory, threads)
 
     def prompt_tokens(self, documents: list[Document], question: Question) -> int:
         """Tokens of the whole prompt."""

@@ -145,26 +145,37 @@ class TrainingSet:
         prompter.add_answer_request(row, sample["question"], sample["answer_prefix"])
         return row.add([*prompter.text(sample["answer"]), prompter.im_end], learn=True)
 
-    def reading_batch(self, step: int, seed: int, rows: int, documents: tuple[int, int], max_id: int) -> Batch:
-        """Plain reading: a question behind its gold documents and some others of its bank, in random order.
+    def reading_batch(
+        self, step: int, seed: int, rows: int, documents: tuple[int, int], questions: int, max_id: int
+    ) -> Batch:
+        """Plain reading: questions, one after the other, behind their gold documents and others of their bank in random order.
 
         Args:
             documents: fewest and most documents of a row (the gold ones come in any case).
+            questions: of each row; several behind the same documents teach more for each token.
         """
         rng = np.random.default_rng([seed, step, 2])
         bank, renamed = self.bank(step, rng, max_id)
+        number_of = {doc_id: number for number, doc_id in enumerate(renamed)}
+        drawn = self._draw(step, rng, rows * questions)
         built = []
-        for sample in self._draw(step, rng, rows):
-            shown = {doc_id: renamed[doc_id] for group in sample["chain"] for doc_id in group}
-            wanted = min(int(rng.integers(documents[0], documents[1] + 1)), len(bank))
-            for number in rng.permutation(len(bank)):
-                if len(shown) >= wanted:
-                    break
-                shown.setdefault(list(renamed)[number], bank[number])
-            gold = len([doc_id for group in sample["chain"] for doc_id in group])
-            order = [list(shown.values())[number] for number in _shuffled(len(shown), gold, rng)]
-            row = self.prompter.reading(order, sample["question"], sample["answer_prefix"])
-            built.append(row.add([*self.prompter.text(sample["answer"]), self.prompter.im_end], learn=True))
+        for first in range(0, len(drawn), questions):
+            asked = drawn[first : first + questions]
+            chains = [[number_of[doc_id] for doc_id in group] for sample in asked for group in sample["chain"]]
+            gold = list(dict.fromkeys(number for group in chains for number in group))
+            wanted = max(len(gold), min(int(rng.integers(documents[0], documents[1] + 1)), len(bank)))
+            others = rng.permutation([number for number in range(len(bank)) if number not in gold]).tolist()
+            order = rng.permutation([*gold, *others[: wanted - len(gold)]]).tolist()
+            for group in chains:  # answers list several values in the order of their documents
+                for place, number in zip(sorted(map(order.index, group)), group, strict=True):
+                    order[place] = number
+            row = self.prompter.reading_documents([bank[number] for number in order])
+            for turn, sample in enumerate(asked):
+                if turn:
+                    row.add(self.prompter.head)
+                self.prompter.add_reader_question(row, sample["question"], sample["answer_prefix"])
+                row.add([*self.prompter.text(sample["answer"]), self.prompter.im_end], learn=True)
+            built.append(row)
         return Batch([self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)])
 
     def copying_batch(self, step: int, seed: int, rows: int, tokens: int) -> Batch:
@@ -217,10 +228,3 @@ def _by_length(rows: list[Row]) -> list[list[int]]:
             groups.append([])
         groups[-1].append(number)
     return groups
-
-
-def _shuffled(count: int, kept: int, rng: np.random.Generator) -> list[int]:
-    """A random order of ``count`` items in which the first ``kept`` stay in sequence: answers list values in that order."""
-    order = rng.permutation(count)
-    order[np.sort(np.flatnonzero(order < kept))] = np.arange(kept)
-    return order.tolist()

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import resource
 import shutil
 import time
 from collections import defaultdict
@@ -30,6 +31,7 @@ from configs.paths import Paths
 from configs.tables import read_json, whole_file, write_json
 from msa import checkpoint
 from msa.config import ModelConfig
+from msa.initialise import initialise, initialise_routers
 from msa.loss import IGNORE, auxiliary_loss, language_loss
 from msa.memory import PaddedMemory
 from msa.model import MSAModel, PooledLayer
@@ -65,9 +67,9 @@ class Router:
 class Phase:
     """One phase. ``objective``: copy (shuffled words twice), read (answer from documents in context), memory (routed), or embed (bi-encoder).
 
-    The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux; ``answer_share`` of the memory rows are answers, the
-    others retrieval rounds; ``documents`` bounds the documents of a reading row, ``tokens`` is the length of a copied
-    sequence.
+    The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux, where answers may have an ``answer_weight`` of their own in
+    place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds; ``documents`` bounds the documents of a reading row and ``questions`` is how many of them follow;
+    ``tokens`` is the length of a copied sequence.
     """
 
     name: str
@@ -77,8 +79,10 @@ class Phase:
     rows: int
     lm_weight: float = 1.0
     aux_weight: float = 0.1
+    answer_weight: float | None = None
     answer_share: float = 0.5
     documents: list[int] = field(default_factory=lambda: [1, 4])
+    questions: int = 1
     tokens: int = 32
 
 
@@ -91,6 +95,7 @@ class Optimizer:
 
     matrix_learning_rate: float = 0.02
     vector_learning_rate: float = 0.005
+    matrix_weight_decay: float = 0.0
     warmup_steps: int = 20
     decay_share: float = 0.5
     final_share: float = 0.02
@@ -121,29 +126,6 @@ def _precision(name: str) -> torch.dtype | None:
     return torch.bfloat16 if name == "bfloat16" else None
 
 
-def initialise(config: ModelConfig, logit_gain: float) -> MSAModel:
-    """A fresh model: unit embeddings, zero output projections, scaled normal elsewhere.
-
-    With these, in-context copying forms within a few hundred steps at small width; with the usual 0.02 it does not.
-    """
-    model = MSAModel(config)
-    for name, parameter in model.named_parameters():
-        if name.endswith("embed_tokens.weight"):
-            nn.init.normal_(parameter)
-        elif name.endswith(("o_proj.weight", "down_proj.weight")):
-            nn.init.zeros_(parameter)
-        elif parameter.dim() == 2:
-            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-    nn.init.constant_(model.model.norm.weight, logit_gain)
-    for index in config.routed_layers:
-        # queries and keys start from one random projection, so that equal content is close before any training
-        attention = model.model.layers[index].self_attn
-        shared = attention.router_k_proj[0].weight.unflatten(0, (config.kv_heads, config.head_dim))
-        each = shared.repeat_interleave(config.query_heads // config.kv_heads, 0).flatten(0, 1)
-        attention.router_q_proj[0].weight.data.copy_(each)
-    return model
-
-
 class Trainer:
     """Runs the phases of one model.
 
@@ -169,6 +151,9 @@ class Trainer:
             sample_set: TrainingSet(paths.samples(sample_set), self.prompter, self.top_k)
             for sample_set in sorted({phase.samples for phase in self.phases})
         }
+        if self.params.router is not None:
+            bank = self.sets[self.phases[0].samples].memory_batch(0, self.params.seed, 1, 0.0, self.params.max_id)
+            initialise_routers(self.model, bank.documents, bank.lengths)
         self.temperature = self.model.config.aux_temperature
         self.total = sum(phase.steps for phase in self.phases)
         self._make_optimizers()
@@ -195,7 +180,7 @@ class Trainer:
         chosen = {id(parameter) for parameter in matrices}
         vectors = [p for p in self.model.parameters() if id(p) not in chosen]
         spec = self.optimizer_spec
-        muon = torch.optim.Muon(matrices, lr=spec.matrix_learning_rate, weight_decay=0.0, adjust_lr_fn="original")
+        muon = torch.optim.Muon(matrices, lr=spec.matrix_learning_rate, weight_decay=spec.matrix_weight_decay, adjust_lr_fn="original")
         adam = torch.optim.AdamW(vectors, lr=spec.vector_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
         self.optimizers = [muon, adam]
         self.base_rates = [spec.matrix_learning_rate, spec.vector_learning_rate]
@@ -221,7 +206,7 @@ class Trainer:
         if phase.objective == "copy":
             return data.copying_batch(step, params.seed, phase.rows, phase.tokens)
         if phase.objective == "read":
-            return data.reading_batch(step, params.seed, phase.rows, tuple(phase.documents), params.max_id)
+            return data.reading_batch(step, params.seed, phase.rows, tuple(phase.documents), phase.questions, params.max_id)
         if phase.objective in ("memory", "embed"):
             share = phase.answer_share if phase.objective == "memory" else 0.0
             return data.memory_batch(step, params.seed, phase.rows, share, params.max_id)
@@ -264,10 +249,14 @@ class Trainer:
         logits, wanted = self.model.logits(hidden[learn], group.vocabulary), group.targets[learn]
         if group.vocabulary is not None:
             wanted = torch.searchsorted(group.vocabulary, wanted)
-        lm = language_loss(logits, wanted) * (len(wanted) / targets)
+        each = language_loss(logits, wanted, reduction="none")
+        lm = each.sum() / targets
         figures["lm_loss"] += lm.item()
         figures["target_accuracy"] += (logits.argmax(-1) == wanted).sum().item() / targets
         loss = phase.lm_weight * lm
+        if memory is not None and phase.answer_weight is not None:
+            answers = ~group.positives.any(-1, keepdim=True).expand_as(learn)[learn]
+            loss = (each * torch.where(answers, phase.answer_weight, phase.lm_weight)).sum() / targets
         if selections:
             share = int(group.positives.any(-1).sum()) / routed
             each = [auxiliary_loss(s.scores, group.positives, self.temperature, group.countable) for s in selections]
@@ -308,7 +297,8 @@ class Trainer:
         self.model.train()
         bar = tqdm(range(len(log), self.total), initial=len(log), total=self.total, desc=f"train {self.name}", mininterval=5)
         for step in bar:
-            log.append({**self.step(step), "seconds": round(time.perf_counter() - started, 3)})
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            log.append({**self.step(step), "seconds": round(time.perf_counter() - started, 3), "peak_host_bytes": peak})
             shown = {key: f"{log[-1][key]:.3f}" for key in ("lm_loss", "aux_loss", "target_accuracy") if key in log[-1]}
             bar.set_postfix(phase=log[-1]["phase"], **shown, refresh=False)
             if (step + 1) % self.params.save_every == 0 and step + 1 < self.total:

@@ -27,15 +27,15 @@ from tasks.command import opened, parser
 from tasks.vocabulary import read_tokenizer
 
 WEIGHTS = {
-    "s1": 0.06,
-    "s2": 0.19,
+    "s1": 0.04,
+    "s2": 0.18,
     "s3": 0.10,
     "mk2": 0.08,
-    "mk3": 0.12,
-    "mv": 0.08,
-    "mq": 0.07,
+    "mk3": 0.06,
+    "mv": 0.10,
+    "mq": 0.10,
     "facts": 0.20,
-    "two_hop": 0.10,
+    "two_hop": 0.14,
 }
 DOCUMENTS = {"mv": 4, "mq": 4, "two_hop": 2}  # the most that one more question adds; of other tasks 1
 NOISE = " ".join(wording.RULER_NOISE)
@@ -54,6 +54,7 @@ class SampleSpec:
     seed: int = 0
     document_tokens: int = 96
     plain_share: float = 0.15  # of a bank's tokens, in documents that carry nothing
+    bare_share: float = 0.0  # of the needles, facts and links that stand without prose around them: more of them in a bank
     weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
 
 
@@ -90,7 +91,7 @@ class Bank:
         self.asks: dict[str, list[Ask]] = {task: [] for task in spec.weights}
         self.single: list[tuple[str, str, int]] = []  # key, number and document of each word-number needle of one value
         self.total = 0  # tokens of the wrapped documents
-        expected = spec.bank_tokens // 40
+        expected = spec.bank_tokens // 20
         self.keys = name_pool(generator, expected, wording.TRAIN, wording.ruler_words())
         self.names = name_pool(generator, expected, wording.TRAIN, wording.plain_words())
         self.entity_attributes: dict[str, list[str]] = {}
@@ -111,7 +112,7 @@ class Bank:
         """Add a document that carries ``ours`` in prose, in noise or alone (form needles); returns its index."""
         units = list(zip(ours, count_tokens(self.tokenizer, ours), strict=True)) if ours else []
         passage: list[Unit] = []
-        if form == "prose":
+        if form == "prose" and not (ours and self.generator.random() < self.spec.bare_share):
             passage, _ = self.prose.passage(self.generator.randrange(len(self.prose.units)), self.budget)
         elif form == "noise":
             passage = [self.noise] * (self.budget // self.noise[1])

@@ -29,7 +29,7 @@ from tasks.sources import read_sentences
 UNKNOWN = "[UNK]"
 CONTINUATION = "##"
 HEX = set("0123456789abcdef")
-_LETTERS = re.compile(r"[a-z]+")
+_LETTERS = re.compile(r"[A-Za-z]+")
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,11 @@ def _frequent(counts: Counter[str], number: int) -> list[str]:
 
 def vocabulary(sentences: Iterable[str], spec: WordsSpec) -> list[str]:
     """The tokens in id order; the special tokens come first, END_OF_TEXT with id 0."""
-    counts = Counter(word for sentence in sentences for word in _LETTERS.findall(sentence.lower()))
+    counts = Counter(word for sentence in sentences for word in _LETTERS.findall(sentence))
     adjectives, nouns = wording.ruler_words()
-    fixed = _LETTERS.findall(" ".join([*adjectives, *nouns, *wording.template_words()]).lower())
-    fixed += _LETTERS.findall(
-        (prompts.question("") + prompts.REPEAT_QUESTION + prompts.GIVE_ANSWER + " user assistant").lower()
-    )
+    names = [word.capitalize() for part in wording.plain_words() for word in part]
+    ours = [prompts.question(""), prompts.REPEAT_QUESTION, prompts.GIVE_ANSWER, "user assistant"]
+    fixed = _LETTERS.findall(" ".join([*adjectives, *nouns, *names, *wording.template_words(), *ours]))
     # a longer word of hexadecimal letters ("face") would break the pairs of a UUID; it is spelled in pairs instead
     words = {word for word in fixed if not _is_hex(word)}
     common = _frequent(Counter({word: n for word, n in counts.items() if not _is_hex(word)}), spec.words)
@@ -77,8 +76,7 @@ def vocabulary(sentences: Iterable[str], spec: WordsSpec) -> list[str]:
                 if len(piece) == length and not _is_hex(piece):
                     pieces[piece] += number * (length - 1)
     pairs = ["".join(pair) for pair in itertools.product("0123456789abcdef", repeat=2)]
-    characters = [character for character in string.printable.strip() if not character.isupper()]
-    base = [*characters, *pairs]
+    base = [*string.printable.strip(), *pairs]
     tokens = [*prompts.SPECIAL_TOKENS, UNKNOWN, *base, *(CONTINUATION + item for item in base)]
     tokens += [CONTINUATION + piece for piece in _frequent(pieces, spec.pieces)]
     return list(dict.fromkeys([*tokens, *sorted(words)]))
@@ -90,9 +88,7 @@ def word_tokenizer(tokens: list[str]) -> Tokenizer:
     tokenizer = Tokenizer(
         models.WordPiece(ids, unk_token=UNKNOWN, continuing_subword_prefix=CONTINUATION, max_input_chars_per_word=1000)
     )
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase()]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation("isolated")]
     )

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+from configs import prompts
 from configs.errors import UserError
 from configs.load import ModelSpec
 from configs.paths import Paths
@@ -139,6 +140,39 @@ def test_rows_are_single_steps_of_the_chain(paths, prompter):
                     assert learned[0] == prompter.end_of_retrieve and learned[-1] == prompter.im_end
                     assert positive.sum() == 0 and not countable.all()
     assert rounds and answers
+
+
+def test_several_questions_follow_one_set_of_documents(paths, prompter):
+    data = TrainingSet(paths.samples("short"), prompter, 2)
+    for step in range(4):
+        batch = data.reading_batch(step, 0, 2, (1, 3), 2, 1000)
+        rows = [row for group in batch.groups for row in group.targets]
+        for row, ids in zip(rows, [row for group in batch.groups for row in group.ids], strict=True):
+            answers = "".join(prompter.tokenizer.id_to_token(token) for token in row.tolist() if token != IGNORE)
+            values = [value for value in answers.split(prompts.IM_END) if value]
+            assert values and all(len(value) == 3 for value in values)
+            text = "".join(prompter.tokenizer.id_to_token(token) for token in ids.tolist() if token != prompter.pad)
+            documents = text.split("Answerfrom")[0]
+            assert all(value in documents for value in values)  # every gold document is shown
+        assert max(int((row == prompter.im_end).sum()) for row in rows) == 2
+
+
+def test_answers_and_rounds_have_weights_of_their_own(paths):
+    Trainer("backbone", backbone(), paths).run()
+    trainer = Trainer("msa", msa(), paths)
+    losses = {}
+    for name, change in {"rounds": {"answer_weight": 0.0}, "answers": {"lm_weight": 0.0, "answer_weight": 1.0}, "both": {}}.items():
+        phase = dataclasses.replace(Phase(**MEMORY), **{"lm_weight": 1.0, "aux_weight": 0.0, **change})
+        losses[name] = trainer.backward(trainer.batch(0, phase), phase)["loss"]
+    assert losses["rounds"] > 0 and losses["answers"] > 0
+    assert losses["rounds"] + losses["answers"] == pytest.approx(losses["both"], rel=1e-5)
+
+
+def test_weight_decay_reaches_matrices_alone(paths):
+    trainer = Trainer("backbone", backbone(optimizer={"matrix_weight_decay": 0.3}), paths)
+    muon, adam = trainer.optimizers
+    assert [group["weight_decay"] for group in muon.param_groups] == [0.3]
+    assert [group["weight_decay"] for group in adam.param_groups] == [0.0]
 
 
 def test_ids_differ_at_every_visit_of_a_bank(paths, prompter):

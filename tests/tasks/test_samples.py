@@ -88,3 +88,16 @@ def test_one_task_alone(tokenizer, prose) -> None:
     )
     assert {row["task"] for row in rows} == {"mv"} and len(rows) == 5
     assert len(documents) >= 8
+
+
+def test_bare_banks_hold_sentences_without_prose(tokenizer, prose) -> None:
+    read, wrapper = Prose.read(tokenizer, prose, wording.TRAIN), wrapper_tokens(tokenizer)
+    sizes = {}
+    for share in (0.0, 1.0):
+        spec = samples.SampleSpec(1024, 1, 8, bare_share=share, plain_share=0.0, weights={"facts": 1.0})
+        documents, _ = samples.make_bank(0, "x", spec, read, tokenizer, wrapper)
+        sizes[share] = len(documents)
+        if share:
+            facts = [text for text, _ in map(reversed, documents) if "." in text]
+            assert all(text.count(".") == 1 for text in facts)
+    assert sizes[1.0] > 2 * sizes[0.0]

@@ -17,6 +17,7 @@ from tasks import vocabulary, wording
         "3f2a91bc-1234-4abc-8abc-0123456789ab",
         "faceb00c-deaf-4bed-8add-cafe00112233",
         "lonely-pencil",
+        "Lonely Pencil is here.",
         "4839201",
         "4839201, 1234567, 7654321, and 1111111",
         "[123456][654321]",
@@ -44,7 +45,9 @@ def test_special_tokens_and_case(tokenizer) -> None:
     )
     tokens = tokenizer.encode(prompts.document(123456, "Hello")).tokens
     assert tokens[0] == prompts.IM_START and tokens[-1] == prompts.IM_END
-    assert tokenizer.encode("NUMBER Café").tokens[0] == "number"
+    names = wording.entity_name("brave", "abacus")
+    assert tokenizer.encode(names).tokens == ["Brave", "Abacus"] and tokenizer.decode(tokenizer.encode(names).ids) == names
+    assert tokenizer.encode("brave abacus").tokens == ["brave", "abacus"]  # a name is not the word it is made of
     assert vocabulary.UNKNOWN not in tokenizer.encode("Café déjà-vu!? (~x_y) {z}; 100%").tokens
 
 
@@ -53,7 +56,8 @@ def test_words_of_keys_and_templates_are_whole(tokenizer) -> None:
     for word in [
         *adjectives[::40],
         *nouns[::200],
-        *" ".join(wording.template_words()).replace("{", " ").lower().split(),
+        *(noun.capitalize() for noun in nouns[::200]),
+        *" ".join(wording.template_words()).replace("{", " ").split(),
     ]:
         if word.isalpha() and not set(word) <= vocabulary.HEX:
             assert tokenizer.encode(word).tokens == [word]
