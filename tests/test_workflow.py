@@ -79,6 +79,7 @@ PROFILE = {
     "seeds": [0],
     "models": ["backbone", "reader", "msa"],
     "samples": {
+        "bare": {"bank_tokens": 3072, "banks": 2, "questions": 16, "bare_share": 1.0},
         "short": {"bank_tokens": 3072, "banks": 2, "questions": 16},
         "long": {"bank_tokens": 4096, "banks": 2, "questions": 16},
     },

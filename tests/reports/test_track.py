@@ -48,7 +48,7 @@ def test_offline_runs_hold_the_data_and_are_written_once(new_tree: Callable) -> 
 
 
 def test_the_sync_command_takes_the_runs(new_tree: Callable) -> None:
-    tree = new_tree(models=["backbone", "reader"], systems=["closed_book"], tasks={"scaling_facts": 8})
+    tree = new_tree(models=["backbone", "msa", "reader"], systems=["closed_book"], tasks={"scaling_facts": 8})
     tree.training("backbone", routed=False)
     evidence = tree.evidence()
     tree.paths.summary.unlink()
@@ -71,7 +71,7 @@ def test_nothing_yet_writes_nothing(new_tree: Callable) -> None:
 
 def test_a_disabled_mirror_leaves_no_directory_to_send(new_tree: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    tree = new_tree(models=["backbone", "reader"], systems=["closed_book"], tasks={"scaling_facts": 8})
+    tree = new_tree(models=["backbone", "msa", "reader"], systems=["closed_book"], tasks={"scaling_facts": 8})
     tree.training("backbone", routed=False)
     evidence = tree.evidence()
     tree.paths.summary.unlink()

@@ -23,8 +23,8 @@ PROFILE = {
     "tasks": {"niah_prose_s2": 4, "two_hop": 8},
     "systems": ["rag_bm25"],
     "seeds": [0],
-    "models": ["backbone", "reader"],
-    "samples": {"short": {"bank_tokens": 2048, "banks": 2, "questions": 4}},
+    "models": ["backbone", "msa", "reader"],
+    "samples": {name: {"bank_tokens": 2048, "banks": 2, "questions": 4} for name in ("bare", "short", "long")},
     "latency": {"task": "two_hop", "questions": 1},
 }
 
