@@ -68,8 +68,9 @@ class Phase:
     """One phase. ``objective``: copy (shuffled words twice), read (answer from documents in context), memory (routed), or embed (bi-encoder).
 
     The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux, where answers may have an ``answer_weight`` of their own in
-    place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds; ``documents`` bounds the documents of a reading row and ``questions`` is how many of them follow;
-    ``tokens`` is the length of a copied sequence.
+    place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds. ``documents``
+    bounds the documents of a reading row, ``questions`` is how many questions follow them, ``tokens`` the length of a
+    copied sequence.
     """
 
     name: str
@@ -253,14 +254,15 @@ class Trainer:
         lm = each.sum() / targets
         figures["lm_loss"] += lm.item()
         figures["target_accuracy"] += (logits.argmax(-1) == wanted).sum().item() / targets
-        loss = phase.lm_weight * lm
-        if memory is not None and phase.answer_weight is not None:
+        if memory is None or phase.answer_weight is None:
+            loss = phase.lm_weight * lm
+        else:
             answers = ~group.positives.any(-1, keepdim=True).expand_as(learn)[learn]
             loss = (each * torch.where(answers, phase.answer_weight, phase.lm_weight)).sum() / targets
         if selections:
             share = int(group.positives.any(-1).sum()) / routed
-            each = [auxiliary_loss(s.scores, group.positives, self.temperature, group.countable) for s in selections]
-            aux = torch.stack(each).mean() * share
+            layers = [auxiliary_loss(s.scores, group.positives, self.temperature, group.countable) for s in selections]
+            aux = torch.stack(layers).mean() * share
             figures["aux_loss"] += aux.item()
             loss = loss + phase.aux_weight * aux
             for number, selection in zip(self.model.config.routed_layers, selections, strict=True):
