@@ -131,7 +131,7 @@ rule train:
     threads: workflow.cores
     priority: 1
     log: f"{LOGS}/train.{{model}}.log"
-    shell: "{PYTHON} msa.train {CHOSEN} --model {wildcards.model} --threads {threads} > {log} 2>&1"
+    shell: "{PYTHON} msa.train {CHOSEN} --model {wildcards.model} --threads {threads} --processes {threads} > {log} 2>&1"
 
 
 # --- index: a system's index over a corpus, once for all contexts and replicates

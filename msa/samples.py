@@ -106,8 +106,14 @@ class TrainingSet:
         renamed = {old.doc_id: Document(int(new), old.text, old.num_tokens) for old, new in zip(bank, ids, strict=True)}
         return list(renamed.values()), renamed
 
-    def memory_batch(self, step: int, seed: int, rows: int, answer_share: float, max_id: int) -> Batch:
-        """Single-step samples over one bank: each row is one retrieval round or the answer of its question."""
+    def memory_batch(
+        self, step: int, seed: int, rows: int, answer_share: float, max_id: int, routing_dropout: float = 0.0
+    ) -> Batch:
+        """Single-step samples over one bank: each row is one retrieval round or the answer of its question.
+
+        Args:
+            routing_dropout: share of the routing tokens that take no part in routing; of every row at least one does.
+        """
         rng = np.random.default_rng([seed, step, 1])
         documents, renamed = self.bank(step, rng, max_id)
         index = {document.doc_id: number for number, document in enumerate(documents)}
@@ -123,6 +129,7 @@ class TrainingSet:
                 countable[number, [index[document.doc_id] for document in group]] = False
             if last < len(chain):
                 positives[number, [index[document.doc_id] for document in chain[last]]] = True
+            _drop_routing(built[-1], routing_dropout, rng)
         wrapped = self.prompter.documents(documents)
         lengths = torch.tensor([len(tokens) for tokens in wrapped])
         groups = []
@@ -217,6 +224,17 @@ class TrainingSet:
             reads=(torch.arange(ids.shape[1]) >= len(self.prompter.head)).expand_as(ids),
             tokens=sum(len(row.ids) for row in rows),
         )
+
+
+def _drop_routing(row: Row, share: float, rng: np.random.Generator) -> None:
+    """Take a share of a row's routing tokens out of routing, in place, but never all."""
+    places = [place for place, routing in enumerate(row.routing) if routing]
+    if not share or not places:
+        return
+    dropped = rng.random(len(places)) < share
+    dropped[rng.integers(len(places))] = False
+    for place, drop in zip(places, dropped, strict=True):
+        row.routing[place] = not drop
 
 
 def _by_length(rows: list[Row]) -> list[list[int]]:

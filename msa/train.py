@@ -29,7 +29,7 @@ from configs.errors import UserError, run_command
 from configs.load import DIRECTORY, ModelSpec, build, load
 from configs.paths import Paths
 from configs.tables import read_json, whole_file, write_json
-from msa import checkpoint
+from msa import checkpoint, parallel
 from msa.config import ModelConfig
 from msa.initialise import initialise, initialise_routers
 from msa.loss import IGNORE, auxiliary_loss, language_loss
@@ -68,9 +68,11 @@ class Phase:
     """One phase. ``objective``: copy (shuffled words twice), read (answer from documents in context), memory (routed), or embed (bi-encoder).
 
     The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux, where answers may have an ``answer_weight`` of their own in
-    place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds. ``documents``
-    bounds the documents of a reading row, ``questions`` is how many questions follow them, ``tokens`` the length of a
-    copied sequence.
+    place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds.
+    ``routing_dropout`` leaves a share of a question's tokens out of its routing: a document's score is that of its best
+    pair of token and chunk, and a token that all documents of a kind match would win every pair and leave names untaught.
+    ``documents`` bounds the documents of a reading row, ``questions`` is how many questions follow them, ``tokens`` the
+    length of a copied sequence.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Phase:
     aux_weight: float = 0.1
     answer_weight: float | None = None
     answer_share: float = 0.5
+    routing_dropout: float = 0.0
     documents: list[int] = field(default_factory=lambda: [1, 4])
     questions: int = 1
     tokens: int = 32
@@ -105,7 +108,11 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class TrainParams:
-    """The ``params`` of a models.yaml entry of this kind."""
+    """The ``params`` of a models.yaml entry of this kind.
+
+    A step is the mean over ``shards`` batches, each with a bank of its own; they are spread over as many processes as
+    there are, so that the result is the same with one.
+    """
 
     phases: list[dict[str, Any]]
     shape: dict[str, Any] | None = None
@@ -115,6 +122,7 @@ class TrainParams:
     max_id: int = 1_000_000
     seed: int = 0
     save_every: int = 100
+    shards: int = 1
 
 
 def _precision(name: str) -> torch.dtype | None:
@@ -133,12 +141,18 @@ class Trainer:
     Args:
         spec: the models.yaml entry; its name is ``name``.
         paths: where samples, tokenizer and models lie.
+        rank, ranks: this process among those that train together.
+
+    Raises:
+        UserError: the shards of a step cannot be spread evenly over the processes, or ``params`` are wrong.
     """
 
-    def __init__(self, name: str, spec: ModelSpec, paths: Paths):
-        self.name, self.paths, self.parent = name, paths, spec.after
+    def __init__(self, name: str, spec: ModelSpec, paths: Paths, rank: int = 0, ranks: int = 1):
+        self.name, self.paths, self.parent, self.rank, self.ranks = name, paths, spec.after, rank, ranks
         where = f"models.yaml: {name}: params"
         self.params: TrainParams = build(TrainParams, spec.params, where)
+        if self.params.shards < 1 or self.params.shards % ranks:
+            raise UserError(f"{where}: shards: {self.params.shards} cannot be spread over {ranks} processes; make it a multiple")
         self.phases: list[Phase] = [
             build(Phase, phase, f"{where}: phases[{number}]") for number, phase in enumerate(self.params.phases)
         ]
@@ -201,16 +215,16 @@ class Trainer:
             step -= phase.steps
         raise IndexError(step)
 
-    def batch(self, step: int, phase: Phase) -> Batch:
-        """The batch of a global step; it depends on the seed and the step alone."""
+    def batch(self, number: int, phase: Phase) -> Batch:
+        """Batch ``number`` of the whole training (step x shards + shard); it depends on the seed and the number alone."""
         data, params = self.sets[phase.samples], self.params
         if phase.objective == "copy":
-            return data.copying_batch(step, params.seed, phase.rows, phase.tokens)
+            return data.copying_batch(number, params.seed, phase.rows, phase.tokens)
         if phase.objective == "read":
-            return data.reading_batch(step, params.seed, phase.rows, tuple(phase.documents), phase.questions, params.max_id)
+            return data.reading_batch(number, params.seed, phase.rows, tuple(phase.documents), phase.questions, params.max_id)
         if phase.objective in ("memory", "embed"):
             share = phase.answer_share if phase.objective == "memory" else 0.0
-            return data.memory_batch(step, params.seed, phase.rows, share, params.max_id)
+            return data.memory_batch(number, params.seed, phase.rows, share, params.max_id, phase.routing_dropout)
         raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: copy, read, memory, embed)")
 
     def backward(self, batch: Batch, phase: Phase) -> dict[str, float]:
@@ -278,17 +292,34 @@ class Trainer:
         for optimizer, base in zip(self.optimizers, self.base_rates, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = base * share
-        batch = self.batch(step, phase)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision is not None):
-            figures = self.backward(batch, phase)
+        figures = self._gradients(step, phase)
         if not math.isfinite(figures["loss"]):
             raise UserError(f"{self.name}: the loss of step {step} ({phase.name}) is not finite; lower the learning rates in models.yaml")
         nn.utils.clip_grad_norm_(self.model.parameters(), self.optimizer_spec.clip)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        rates = dict(learning_rate=self.base_rates[0] * share, tokens=batch.tokens)
-        return {"step": step, "phase": phase.name, **rates, **figures}
+        return {"step": step, "phase": phase.name, "learning_rate": self.base_rates[0] * share, **figures}
+
+    def _gradients(self, step: int, phase: Phase) -> dict[str, float]:
+        """Mean gradients over the step's shards, of all processes together; means of their figures, sums of tokens and memory."""
+        shards, total = self.params.shards, defaultdict(float)
+        for shard in range(self.rank, shards, self.ranks):
+            batch = self.batch(step * shards + shard, phase)
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision is not None):
+                figures = self.backward(batch, phase)
+            for key, value in figures.items():
+                total[key] += value / shards
+            total["tokens"] += batch.tokens
+        total["peak_host_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        if self.ranks > 1:
+            parallel.sum_gradients(self.model.parameters())
+            total = parallel.sum_figures(total)
+        if shards > 1:
+            for parameter in self.model.parameters():
+                if parameter.grad is not None:
+                    parameter.grad /= shards
+        return {**total, **{key: int(total[key]) for key in ("tokens", "peak_host_bytes")}}
 
     def run(self) -> None:
         """Train to the end, from the last saved step where there is one, then write the checkpoint."""
@@ -297,14 +328,18 @@ class Trainer:
         seconds = log[-1]["seconds"] if log else 0.0
         started = time.perf_counter() - seconds
         self.model.train()
-        bar = tqdm(range(len(log), self.total), initial=len(log), total=self.total, desc=f"train {self.name}", mininterval=5)
+        bar = tqdm(
+            range(len(log), self.total), initial=len(log), total=self.total, desc=f"train {self.name}", mininterval=5,
+            disable=self.rank > 0,
+        )
         for step in bar:
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-            log.append({**self.step(step), "seconds": round(time.perf_counter() - started, 3), "peak_host_bytes": peak})
+            log.append({**self.step(step), "seconds": round(time.perf_counter() - started, 3)})
             shown = {key: f"{log[-1][key]:.3f}" for key in ("lm_loss", "aux_loss", "target_accuracy") if key in log[-1]}
             bar.set_postfix(phase=log[-1]["phase"], **shown, refresh=False)
-            if (step + 1) % self.params.save_every == 0 and step + 1 < self.total:
+            if self.rank == 0 and (step + 1) % self.params.save_every == 0 and step + 1 < self.total:
                 resume.save(log)
+        if self.rank > 0:
+            return
         directory = self.paths.model(self.name)
         directory.mkdir(parents=True, exist_ok=True)
         with whole_file(directory / "train.jsonl") as temporary:
@@ -370,17 +405,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
     parser.add_argument("--model", required=True, help="an entry of models.yaml")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads in all (default: torch's choice)")
+    parser.add_argument("--processes", type=int, default=1, help="processes at most that share the shards of a step (default: 1)")
     parser.add_argument("--results", default="results", type=Path, help="results directory")
     parser.add_argument("--configs", default=DIRECTORY, type=Path, help="configuration directory")
     arguments = parser.parse_args()
     experiment = load(arguments.profile, arguments.configs)
     if arguments.model not in experiment.models:
         raise UserError(f"--model {arguments.model}: unknown (known in models.yaml: {', '.join(experiment.models)})")
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True)
-    Trainer(arguments.model, experiment.models[arguments.model], Paths.of(arguments.profile, arguments.results)).run()
+    spec = experiment.models[arguments.model]
+    shards = max(1, spec.params.get("shards", 1))
+    processes = max(number for number in range(1, max(1, arguments.processes) + 1) if shards % number == 0)
+    with parallel.joined(processes) as (rank, ranks):
+        if arguments.threads:
+            torch.set_num_threads(max(1, arguments.threads // ranks))
+        paths = Paths.of(arguments.profile, arguments.results)
+        Trainer(arguments.model, spec, paths, rank, ranks).run()
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class SampleSpec:
     plain_share: float = 0.15  # of a bank's tokens, in documents that carry nothing
     bare_share: float = 0.0  # of the needles, facts and links that stand without prose around them: more of them in a bank
     weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
+    tasks_per_bank: int = 0  # tasks that a bank is about, drawn by weight, so that its documents differ in names alone; 0: all
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,12 @@ def name_pool(
     return pairs
 
 
+def _pop(weights: dict[str, float], generator: random.Random) -> tuple[str, float]:
+    """Draw a task by weight and take it out."""
+    task = generator.choices(list(weights), list(weights.values()))[0]
+    return task, weights.pop(task)
+
+
 class Bank:
     """One bank in the making: documents (as texts) and what can be asked of them."""
 
@@ -88,6 +95,10 @@ class Bank:
         self.budget = spec.document_tokens - wrapper
         self.noise: Unit = (NOISE, count_tokens(tokenizer, [NOISE])[0])
         self.texts: list[str] = []
+        self.weights = dict(spec.weights)
+        if spec.tasks_per_bank:
+            left = dict(spec.weights)
+            self.weights = dict(_pop(left, generator) for _ in range(min(spec.tasks_per_bank, len(left))))
         self.asks: dict[str, list[Ask]] = {task: [] for task in spec.weights}
         self.single: list[tuple[str, str, int]] = []  # key, number and document of each word-number needle of one value
         self.total = 0  # tokens of the wrapped documents
@@ -174,7 +185,7 @@ class Bank:
         self.asks[task].append(Ask(task, lambda: wording.ruler_question([key], "number", 4), answer, (documents,)))
 
     def _queries(self, task: str) -> None:
-        while len(self.single) < 4:
+        for _ in range(max(1, 4 - len(self.single))):
             self._single("s2")
         for _ in range(4):
             chosen = self.generator.sample(self.single, 4)
@@ -215,7 +226,7 @@ class Bank:
         """Add documents until the bank is full: plain ones by ``plain_share``, the rest for tasks drawn by weight."""
         plain = 0
         while (room := (self.spec.bank_tokens - self.total) // self.spec.document_tokens) > 0:
-            weights = {task: share for task, share in self.spec.weights.items() if DOCUMENTS.get(task, 1) <= room}
+            weights = {task: share for task, share in self.weights.items() if DOCUMENTS.get(task, 1) <= room}
             if not weights or plain < self.spec.plain_share * self.total:
                 plain += self.spec.document_tokens
                 self.add([], "noise" if self.generator.random() < 0.1 else "prose")
@@ -224,8 +235,8 @@ class Bank:
 
     def questions(self) -> list[tuple[Ask, str, str]]:
         """Questions by weight among the tasks the bank holds, each thing asked once before any is asked again."""
-        tasks = [task for task, asks in self.asks.items() if asks]
-        weights = [self.spec.weights[task] for task in tasks]
+        tasks = [task for task, asks in self.asks.items() if asks and task in self.weights]
+        weights = [self.weights[task] for task in tasks]
         waiting: dict[str, list[Ask]] = {task: [] for task in tasks}
         result = []
         for _ in range(self.spec.questions):

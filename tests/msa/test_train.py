@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,3 +201,56 @@ def test_a_sample_of_a_lost_document_is_named(paths, prompter):
     write_table("banks", [{"bank_id": 0, "doc_id": 0, "text": "alpha", "num_tokens": 5}], paths.samples("short") / "banks.parquet")
     with pytest.raises(UserError, match="sample 1 names document 1"):
         TrainingSet(paths.samples("short"), prompter, 2)
+
+
+def test_a_step_is_the_mean_of_its_shards(paths):
+    Trainer("backbone", backbone(), paths).run()
+    trainer = Trainer("msa", msa(shards=2), paths)
+    phase, found = trainer.phases[0], []
+    for number in (2, 3):
+        trainer.model.zero_grad()
+        trainer.backward(trainer.batch(number, phase), phase)
+        found.append({n: p.grad.clone() for n, p in trainer.model.named_parameters()})
+    trainer.model.zero_grad()
+    trainer._gradients(1, phase)
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.allclose(parameter.grad, (found[0][name] + found[1][name]) / 2, atol=1e-6), name
+    with pytest.raises(UserError, match="shards: 2 cannot be spread over 3 processes"):
+        Trainer("msa", msa(shards=2), paths, 0, 3)
+
+
+def test_processes_share_a_step_and_end_with_the_weights_of_one(paths, tmp_path):
+    Trainer("backbone", backbone(shards=2), paths).run()
+    alone = weights(paths, "backbone")
+    script = tmp_path / "together.py"
+    script.write_text(f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parents[2]), str(Path(__file__).parent)]!r}
+import torch
+from configs.load import ModelSpec
+from configs.paths import Paths
+from msa import parallel
+from msa.train import Trainer
+torch.set_num_threads(1)
+spec = ModelSpec("msa.train", None, ["short"], {backbone(shards=2).params!r})
+with parallel.joined(2) as (rank, ranks):
+    assert (rank, ranks) in ((0, 2), (1, 2))
+    Trainer("backbone", spec, Paths.of("mini", {str(tmp_path)!r}), rank, ranks).run()
+    if "fail" in sys.argv and rank == 1:
+        sys.exit(3)
+""")
+    subprocess.run([sys.executable, script], check=True, timeout=120)
+    together = weights(paths, "backbone")
+    assert all(torch.allclose(alone[name], tensor, atol=1e-5) for name, tensor in together.items())
+    log = [json.loads(line) for line in (paths.model("backbone") / "train.jsonl").read_text().splitlines()]
+    assert log[0]["peak_host_bytes"] > 2e8 and log[0]["tokens"] > 0  # of both processes
+    failed = subprocess.run([sys.executable, script, "fail"], capture_output=True, text=True, timeout=120)
+    assert failed.returncode != 0 and "process 1 of 2 ended with exit status 3" in failed.stderr
+
+
+def test_routing_dropout_leaves_at_least_one_token(paths, prompter):
+    data = TrainingSet(paths.samples("short"), prompter, 2)
+    kept = {share: torch.cat([g.routing.sum(1) for step in range(20) for g in data.memory_batch(step, 0, 4, 0.0, 1000, share).groups])
+            for share in (0.0, 0.5, 1.0)}  # fmt: skip
+    assert (kept[1.0] == 1).all() and (kept[0.5] >= 1).all()
+    assert 0.35 < kept[0.5].sum() / kept[0.0].sum() < 0.65

@@ -100,3 +100,16 @@ def test_bare_banks_hold_sentences_without_prose(tokenizer, prose) -> None:
         if share:
             assert all(text.count(".") == 1 for _, text in documents)
     assert sizes[1.0] > 2 * sizes[0.0]
+
+
+def test_a_bank_may_be_about_one_task(tokenizer, prose) -> None:
+    """Then its documents differ in names alone, and every task gets its banks."""
+    spec = samples.SampleSpec(bank_tokens=1536, banks=40, questions=12, bare_share=1.0, plain_share=0.0, tasks_per_bank=1)
+    read, wrapper = Prose.read(tokenizer, prose, wording.TRAIN), wrapper_tokens(tokenizer)
+    seen = set()
+    for bank in range(spec.banks):
+        documents, rows = samples.make_bank(bank, "one", spec, read, tokenizer, wrapper)
+        asked = {row["task"] for row in rows}
+        assert len(asked) == 1 and len(rows) == 12 and documents
+        seen |= asked
+    assert len(seen) > 5
