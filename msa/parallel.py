@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -48,6 +49,7 @@ def joined(processes: int = 1) -> Iterator[tuple[int, int]]:
     except RuntimeError as error:  # gloo and NCCL have no narrower class in common
         if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out")):
             raise
+        time.sleep(1)  # a process that broke the connection may not have ended yet
         ended = [f"{number} (exit status {child.poll()})" for number, child in enumerate(children, start=1) if child.poll() is not None]
         raise UserError(
             f"process {', '.join(ended) or 'of another rank'} of {ranks} ended before the work was done"
