@@ -33,8 +33,3 @@ def citation(doc_ids: list[int]) -> str:
 def question(text: str) -> str:
     """The question text: the tokens that take part in routing."""
     return f"Answer from the documents above: {text} Return all related documents."
-
-
-def reader_question(text: str) -> str:
-    """The question as a reader gets it, after the documents' text."""
-    return f"Answer from the documents above: {text}"

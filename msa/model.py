@@ -254,6 +254,7 @@ class MSAModel(nn.Module):
         routing_mask: Tensor | None = None,
         reads_memory: Tensor | None = None,
         cache: Cache | None = None,
+        wanted: Tensor | None = None,
     ) -> tuple[Tensor, list[Selection]]:
         """Question tower (stages 2 and 3), and the plain LM where there is no memory.
 
@@ -263,9 +264,10 @@ class MSAModel(nn.Module):
             routing_mask: tokens that take part in routing [B, M].
             reads_memory: tokens that may attend to memory [B, M] (all but the template head); default all.
             cache: filled and extended in place when given.
+            wanted: places whose final states are wanted [B, K]; the last layer then computes no others.
 
         Returns:
-            Final hidden states [B, M, E] and the selections of this call's routed layers.
+            Final hidden states [B, M, E], or [B, K, E] where places are wanted, and the selections of this call's routed layers.
         """
         x = self.model.embed_tokens(ids)
         angles = self.angles(positions)
@@ -273,7 +275,7 @@ class MSAModel(nn.Module):
         selections: list[Selection] = []
         for index, layer in enumerate(self.model.layers):
             attention, h = layer.self_attn, layer.input_layernorm(x)
-            q, k, v = attention.queries(h, angles), attention.keys(h, angles), attention.values(h)
+            k, v = attention.keys(h, angles), attention.values(h)
             if cache is not None:
                 k, v = cache.extend(index, k, v)
             mask = own_mask
@@ -289,7 +291,12 @@ class MSAModel(nn.Module):
                     k = torch.cat((chosen.keys.to(k.dtype), k), 1)
                     v = torch.cat((chosen.values.to(v.dtype), v), 1)
                     mask = _with_memory(mask, chosen.mask, reads_memory, ids.shape)
-            x = layer.finish(x, attention.attend(q, k, v, mask))
+            if wanted is not None and layer is self.model.layers[-1]:
+                mask = _causal(ids.shape, ids.device) if mask is None else mask
+                mask = mask.gather(2, wanted[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))
+                x, h = (tensor.gather(1, wanted.unsqueeze(-1).expand(-1, -1, tensor.shape[-1])) for tensor in (x, h))
+                angles = tuple(part.expand(*ids.shape, -1).gather(1, wanted.unsqueeze(-1).expand(-1, -1, part.shape[-1])) for part in angles)
+            x = layer.finish(x, attention.attend(attention.queries(h, angles), k, v, mask))
         return self.model.norm(x), selections
 
 
@@ -308,12 +315,17 @@ def _own_mask(ids: Tensor, valid: Tensor | None, cache: Cache | None) -> Tensor 
     return torch.cat((past.unsqueeze(1).expand(-1, length, -1), own), 2).unsqueeze(1)
 
 
+def _causal(shape: torch.Size, device: torch.device) -> Tensor:
+    """Plain causal mask [B, 1, M, M]."""
+    rows, length = shape
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril().expand(rows, 1, -1, -1)
+
+
 def _with_memory(mask: Tensor | None, slots: Tensor, reads: Tensor | None, shape: torch.Size) -> Tensor:
     """Put the memory's columns in front of the own-token mask: [B, 1, M, S + T]."""
-    rows, length = shape
     if mask is None:
-        mask = torch.ones(length, length, dtype=torch.bool, device=slots.device).tril().expand(rows, 1, -1, -1)
-    front = slots[:, None, None, :].expand(-1, 1, length, -1)
+        mask = _causal(shape, slots.device)
+    front = slots[:, None, None, :].expand(-1, 1, shape[1], -1)
     if reads is not None:
         front = front & reads[:, None, :, None]
     return torch.cat((front, mask), -1)

@@ -126,12 +126,11 @@ class Prompter:
         row = Row().add(self.head)
         for tokens in self.texts([prompts.fetched(document.doc_id, document.text) for document in documents]):
             row.add(tokens)
-        return row
+        return row.add([self.object_ref_end])
 
     def add_reader_question(self, row: Row, question: str, answer_prefix: str) -> Row:
-        """The part of a reader's prompt behind its documents."""
-        row.add(self.text(prompts.reader_question(question))).add(self.tail)
-        return row.add(self.text(answer_prefix))
+        """The part of a reader's prompt behind its documents; it ends as a row of MSA ends that has fetched them."""
+        return self.add_answer_request(row.add([self.end_of_retrieve]), question, answer_prefix)
 
 
 def pad_rows(rows: list[list[int]], value: int) -> Tensor:

@@ -5,6 +5,7 @@ Shape legend: N documents of a bank, L padded document length, Q rows, M padded 
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -107,18 +108,21 @@ class TrainingSet:
         return list(renamed.values()), renamed
 
     def memory_batch(
-        self, step: int, seed: int, rows: int, answer_share: float, max_id: int, routing_dropout: float = 0.0
+        self, step: int, seed: int, rows: int, answer_share: float, max_id: int, routing_dropout: float = 0.0,
+        memory_dropout: float = 0.0,
     ) -> Batch:
         """Single-step samples over one bank: each row is one retrieval round or the answer of its question.
 
         Args:
             routing_dropout: share of the routing tokens that take no part in routing; of every row at least one does.
+            memory_dropout: share of the answers that read the fetched text alone, as a plain reader does.
         """
         rng = np.random.default_rng([seed, step, 1])
         documents, renamed = self.bank(step, rng, max_id)
         index = {document.doc_id: number for number, document in enumerate(documents)}
         samples = self._draw(step, rng, rows)
         built: list[Row] = []
+        reads = torch.ones(len(samples), 1, dtype=torch.bool)
         positives = torch.zeros(len(samples), len(documents), dtype=torch.bool)
         countable = torch.ones_like(positives)
         for number, sample in enumerate(samples):
@@ -129,6 +133,8 @@ class TrainingSet:
                 countable[number, [index[document.doc_id] for document in group]] = False
             if last < len(chain):
                 positives[number, [index[document.doc_id] for document in chain[last]]] = True
+            elif memory_dropout:
+                reads[number] = bool(rng.random() >= memory_dropout)
             _drop_routing(built[-1], routing_dropout, rng)
         wrapped = self.prompter.documents(documents)
         lengths = torch.tensor([len(tokens) for tokens in wrapped])
@@ -136,6 +142,7 @@ class TrainingSet:
         for chosen in _by_length(built):
             group = self._collate([built[number] for number in chosen], self.top_k)
             group.positives, group.countable = positives[chosen], countable[chosen]
+            group.reads = group.reads & reads[chosen]
             groups.append(group)
         return Batch(groups, pad_rows(wrapped, self.prompter.pad), lengths)
 
@@ -202,6 +209,42 @@ class TrainingSet:
         for group in groups:
             group.vocabulary = torch.from_numpy(self.frequent)
         return Batch(groups)
+
+    def recall_batch(self, step: int, seed: int, rows: int, tokens: int) -> Batch:
+        """Associative recall: a list of keys and values, then some of the keys again, whose values are the targets.
+
+        Keys are two frequent tokens each, drawn from few, so that siblings share one half; values are numbers or UUIDs,
+        whose digits repeat, so that a copy has to keep its place. It is what reading asks for without the prose between.
+
+        Args:
+            tokens: length of the list; about half of its pairs are asked for.
+        """
+        rng = np.random.default_rng([seed, step, 4])
+        built = []
+        for _ in range(rows):
+            long = rng.random() < 0.4
+            values = self._values(rng, max(1, tokens // (38 if long else 9)), long)
+            side = max(2, round((2 * len(values)) ** 0.5))
+            first, second = rng.choice(self.frequent, (2, side), replace=False)
+            places = rng.choice(side * side, len(values), replace=False)
+            pairs = [([int(first[place // side]), int(second[place % side])], value) for place, value in zip(places, values, strict=True)]
+            row = Row().add(self.prompter.head)
+            for key, value in pairs:
+                row.add(key).add(value)
+            for place in rng.permutation(len(pairs))[: (len(pairs) + 1) // 2]:
+                row.add(pairs[place][0]).add(pairs[place][1], learn=True)
+            built.append(row)
+        groups = [self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)]
+        spoken = np.unique(np.concatenate([self.frequent, *(row.ids for row in built)]))
+        for group in groups:
+            group.vocabulary = torch.from_numpy(spoken)
+        return Batch(groups)
+
+    def _values(self, rng: np.random.Generator, count: int, long: bool) -> list[list[int]]:
+        """Tokens of UUIDs, or of numbers of 5 to 7 digits."""
+        if long:
+            return self.prompter.texts([str(uuid.UUID(bytes=rng.bytes(16))) for _ in range(count)])
+        return self.prompter.texts([str(rng.integers(10**4, 10**7)) for _ in range(count)])
 
     @cached_property
     def frequent(self) -> np.ndarray:

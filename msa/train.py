@@ -65,14 +65,15 @@ class Router:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase. ``objective``: copy (shuffled words twice), read (answer from documents in context), memory (routed), or embed (bi-encoder).
+    """One phase. ``objective``: copy (shuffled words twice), recall (values by their keys), read (answer from documents in
+    context), memory (routed), or embed (bi-encoder).
 
     The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux, where answers may have an ``answer_weight`` of their own in
     place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds.
     ``routing_dropout`` leaves a share of a question's tokens out of its routing: a document's score is that of its best
-    pair of token and chunk, and a token that all documents of a kind match would win every pair and leave names untaught.
+    pair of token and chunk, and a token that all documents of a kind match would win every pair and leave names untaught. ``memory_dropout`` is the share of answers that are read from fetched text alone.
     ``documents`` bounds the documents of a reading row, ``questions`` is how many questions follow them, ``tokens`` the
-    length of a copied sequence.
+    length of a copied sequence or of a list to recall from.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Phase:
     answer_weight: float | None = None
     answer_share: float = 0.5
     routing_dropout: float = 0.0
+    memory_dropout: float = 0.0
     documents: list[int] = field(default_factory=lambda: [1, 4])
     questions: int = 1
     tokens: int = 32
@@ -220,12 +222,15 @@ class Trainer:
         data, params = self.sets[phase.samples], self.params
         if phase.objective == "copy":
             return data.copying_batch(number, params.seed, phase.rows, phase.tokens)
+        if phase.objective == "recall":
+            return data.recall_batch(number, params.seed, phase.rows, phase.tokens)
         if phase.objective == "read":
             return data.reading_batch(number, params.seed, phase.rows, tuple(phase.documents), phase.questions, params.max_id)
         if phase.objective in ("memory", "embed"):
             share = phase.answer_share if phase.objective == "memory" else 0.0
-            return data.memory_batch(number, params.seed, phase.rows, share, params.max_id, phase.routing_dropout)
-        raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: copy, read, memory, embed)")
+            dropout = phase.routing_dropout, phase.memory_dropout
+            return data.memory_batch(number, params.seed, phase.rows, share, params.max_id, *dropout)
+        raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: copy, recall, read, memory, embed)")
 
     def backward(self, batch: Batch, phase: Phase) -> dict[str, float]:
         """Gradients of a batch under a phase's weights, group by group; the figures to log."""
@@ -257,11 +262,14 @@ class Trainer:
         self, group: Group, memory: PaddedMemory | None, phase: Phase, targets: int, routed: int, figures: dict[str, float]
     ) -> None:
         """Add one group's share of the step's losses and gradients."""
-        hidden, selections = self.model(
-            group.ids, group.positions, memory=memory, routing_mask=group.routing, reads_memory=group.reads
-        )
         learn = group.targets != IGNORE
-        logits, wanted = self.model.logits(hidden[learn], group.vocabulary), group.targets[learn]
+        counts = learn.sum(1)
+        places = (~learn).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts.max())]  # those that learn, in order
+        hidden, selections = self.model(
+            group.ids, group.positions, memory=memory, routing_mask=group.routing, reads_memory=group.reads, wanted=places
+        )
+        hidden = hidden[torch.arange(places.shape[1]) < counts.unsqueeze(1)]
+        logits, wanted = self.model.logits(hidden, group.vocabulary), group.targets[learn]
         if group.vocabulary is not None:
             wanted = torch.searchsorted(group.vocabulary, wanted)
         each = language_loss(logits, wanted, reduction="none")

@@ -217,7 +217,7 @@ def make_heads(
 def prepare_heads(request: TaskRequest, spec: HeadSpec, heads: Sequence[Head]) -> Iterator[Cell]:
     """The cells of a task with heads: questions in turn over the replicates, the same in every context."""
     reserved = 0
-    template = prompts.TEMPLATE_HEAD + prompts.TEMPLATE_TAIL + prompts.reader_question("")
+    template = prompts.TEMPLATE_HEAD + prompts.OBJECT_REF_END + prompts.END_OF_RETRIEVE + prompts.REPEAT_QUESTION + prompts.GIVE_ANSWER
     for head in heads:
         questions = [f"{template} {text} {wording.ANSWER_PREFIX}" for text, _, _ in head.asks]
         longest = max(count_tokens(request.tokenizer, questions), default=0)

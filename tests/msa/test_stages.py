@@ -126,3 +126,18 @@ def test_a_bank_survives_the_disk(tmp_path, model, prompter, documents):
     bank.save(tmp_path)
     again = Bank.load(tmp_path)
     assert torch.equal(again.doc_ids, bank.doc_ids) and torch.equal(again.layers[0].routing, bank.layers[0].routing)
+
+
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_wanted_places_get_the_states_of_a_whole_pass(model, prompter, documents, with_memory):
+    rows = [prompter.opening(question) for question in QUESTIONS[:2]]
+    ids = torch.tensor([(row.ids + [prompter.pad] * 9)[: len(rows[0].ids)] for row in rows])
+    routing = torch.tensor([(row.routing + [False] * 9)[: ids.shape[1]] for row in rows])
+    memory = memory_of(model, prompter, documents, 2) if with_memory else None
+    arguments = dict(memory=memory, routing_mask=routing, reads_memory=torch.arange(ids.shape[1]).expand_as(ids) > 2)
+    positions = own_positions(ids.shape[1], 2, 3)
+    whole_pass, _ = model(ids, positions, **arguments)
+    wanted = torch.tensor([[1, 4, 5], [0, 2, 6]])
+    some, _ = model(ids, positions, wanted=wanted, **arguments)
+    for row, places in enumerate(wanted):
+        assert torch.allclose(some[row], whole_pass[row, places], atol=1e-5)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -155,7 +156,7 @@ def test_several_questions_follow_one_set_of_documents(paths, prompter):
             values = [value for value in answers.split(prompts.IM_END) if value]
             assert values and all(len(value) == 3 for value in values)
             text = "".join(prompter.tokenizer.id_to_token(token) for token in ids.tolist() if token != prompter.pad)
-            documents = text.split("Answerfrom")[0]
+            documents = text.split(prompts.OBJECT_REF_END)[0]
             assert all(value in documents for value in values)  # every gold document is shown
         assert max(int((row == prompter.im_end).sum()) for row in rows) == 2
 
@@ -254,3 +255,35 @@ def test_routing_dropout_leaves_at_least_one_token(paths, prompter):
             for share in (0.0, 0.5, 1.0)}  # fmt: skip
     assert (kept[1.0] == 1).all() and (kept[0.5] >= 1).all()
     assert 0.35 < kept[0.5].sum() / kept[0.0].sum() < 0.65
+
+
+def test_recall_asks_for_values_that_the_list_holds(paths, prompter):
+    data = TrainingSet(paths.samples("short"), prompter, 2)
+    data.frequent = np.arange(len(prompter.tokenizer.get_vocab()) - 12, len(prompter.tokenizer.get_vocab()))
+    found = 0
+    for step in range(6):
+        for group in data.recall_batch(step, 0, 4, 60).groups:
+            assert group.vocabulary[torch.searchsorted(group.vocabulary, group.targets[group.targets != IGNORE])].equal(
+                group.targets[group.targets != IGNORE]
+            )
+            for ids, targets in zip(group.ids.tolist(), group.targets.tolist(), strict=True):
+                places = [place for place, target in enumerate(targets) if target != IGNORE]
+                first = min(places)
+                key = ids[first - 1 : first + 1]
+                value = [target for target in targets[first:] if target != IGNORE][:3]
+                listed = ids[: first - 1]
+                where = [place for place in range(len(listed) - 1) if listed[place : place + 2] == key]
+                assert len(where) == 1 and listed[where[0] + 2 : where[0] + 5] == value
+                found += 1
+    assert found == 24
+
+
+def test_memory_dropout_takes_memory_from_answers_alone(paths, prompter):
+    data = TrainingSet(paths.samples("short"), prompter, 2)
+    blind = 0
+    for step in range(10):
+        for group in data.memory_batch(step, 0, 4, 0.5, 1000, 0.0, 0.5).groups:
+            without = ~group.reads.any(1)
+            assert not (without & group.positives.any(1)).any()
+            blind += int(without.sum())
+    assert 2 < blind < 20
