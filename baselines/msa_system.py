@@ -17,8 +17,12 @@ from configs.load import IndexSpec, SystemSpec
 from configs.records import Answer, CorpusView, Document, Question
 from configs.tables import read_corpus
 from msa import checkpoint
+from msa.bank import Bank, Segment
+from msa.encode import SEGMENT_TOKENS, Encoder
 from msa.generate import Interleave, Limits, Trace
-from msa.memory import Bank, BankMemory, encode_bank
+from msa.memory import BankMemory, scans_of
+from msa.model import MSAModel
+from msa.prompt import Prompter
 
 
 @dataclass(frozen=True)
@@ -35,45 +39,51 @@ class Params:
 
 @dataclass(frozen=True)
 class IndexParams:
-    """Padded tokens encoded at a time."""
+    """How a bank is encoded and stored: precisions, padded tokens encoded at a time, tokens of a segment."""
 
+    key_dtype: str = "float32"
+    content_dtype: str = "float32"
     batch_tokens: int = 2048
+    segment_tokens: int = SEGMENT_TOKENS
 
 
-def _open(model: Path | None, threads: int) -> tuple:
+def _open(model: Path | None, threads: int) -> tuple[MSAModel, Prompter]:
     if model is None:
         raise UserError("systems.yaml: MSA needs a model; add `model:` to its entry and to its index's")
     return checkpoint.open_model(model, threads)
 
 
 def build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> None:
-    """Encode a corpus into bank.safetensors."""
+    """Encode a corpus into a bank, segment by segment."""
     params = read_params(IndexParams, spec.params, "systems.yaml: params of kind 'msa_system'")
     model, prompter = _open(resources.model, resources.threads)
+    encoder = Encoder(model, prompter, params.key_dtype, params.content_dtype, params.batch_tokens, resources.model)
     corpus = read_corpus(resources.corpus)
-    encode_bank(model, prompter, corpus, params.batch_tokens, progress=True).save(directory)
+    encoder.build(corpus, directory, total_tokens=corpus.num_tokens, segment_tokens=params.segment_tokens)
 
 
 class MSASystem(System):
-    """Routes over the prefix of the bank that a view holds, and over the question's overlay beside it."""
+    """A model, its bank and the overlays met so far."""
 
     def __init__(self, params: Params, resources: Resources) -> None:
         if resources.index is None:
             raise UserError("systems.yaml: a system of kind 'msa_system' needs an index; add `index:` to its entry")
         self.params = params
         self.model, self.prompter = _open(resources.model, resources.threads)
-        self.bank = Bank.load(resources.index)
-        self._overlays: dict[Document, Bank] = {}  # heads recur from context to context
+        self.encoder = Encoder(self.model, self.prompter, directory=resources.model)
+        self.bank = Bank.open(resources.index, self.encoder.signature)
+        stored = self.bank.signature
+        self.encoder = Encoder(self.model, self.prompter, stored.key_dtype, stored.content_dtype, directory=resources.model)
+        self._overlays: dict[Document, Segment] = {}  # heads recur from context to context
         self._view: CorpusView | None = None
 
     def ingest(self, view: CorpusView) -> None:
         """Cut the bank to the view's prefix."""
-        ids = [document.doc_id for document in view.base]
-        if ids != self.bank.doc_ids[: len(ids)].tolist():
+        self._base = self.bank.prefix(len(view.base))
+        ends = [0, len(view.base) // 2, len(view.base) - 1] if len(view.base) else []
+        if [view.base[place].doc_id for place in ends] != self._base.doc_ids[ends].tolist():
             raise UserError("the bank is of another corpus than its view; run `python -m baselines.index` again")
-        self._view = view
-        self._base = self.bank.prefix(len(ids))
-        self._places = {doc_id: place for place, doc_id in enumerate(ids)}
+        self._view, self._scans = view, scans_of(self._base)
 
     def memory_bytes(self, view: CorpusView) -> int:
         """Bytes of the view's prefix of the bank."""
@@ -90,9 +100,7 @@ class MSASystem(System):
             memory, added = self._memory(batch, view)
 
             def fetch(question: Question, doc_id: int, added: dict = added) -> Document | None:
-                own = added[question.question_id].get(doc_id)
-                place = self._places.get(doc_id)
-                return own or (view.base[place] if place is not None else None)
+                return added[question.question_id].get(doc_id) or self._base.document(doc_id)
 
             answers += map(_answer, Interleave(self.model, self.prompter, limits, fetch).answer(batch, memory))
         return answers
@@ -103,16 +111,16 @@ class MSASystem(System):
         documents = list(dict.fromkeys(document for added in overlays for document in added))
         fresh = [document for document in documents if document not in self._overlays]
         if fresh:
-            encoded = encode_bank(self.model, self.prompter, fresh)
-            for number, document in enumerate(fresh):
-                self._overlays[document] = encoded.document(number)
-        overlay = Bank.join([self._overlays[document] for document in documents], self.bank)
+            encoded = self.encoder.segment(fresh)
+            for place, document in enumerate(fresh):
+                self._overlays[document] = encoded.take(torch.tensor([place]))
+        overlay = Segment.join([self._overlays[document] for document in documents]) if documents else None
         column = {document: number for number, document in enumerate(documents)}
         sees = torch.zeros(len(batch), len(documents), dtype=torch.bool)
         for row, added in enumerate(overlays):
             sees[row, [column[document] for document in added]] = True
-        hidden = [[self._places[d.doc_id] for d in added if d.doc_id in self._places] for added in overlays]
-        memory = BankMemory(self._base, overlay, sees, hidden, self.model.config.top_k_documents)
+        hidden = [[document.doc_id for document in added] for added in overlays]
+        memory = BankMemory(self._base, overlay, sees, hidden, self.model.config.top_k_documents, self._scans)
         by_id = {q.question_id: {d.doc_id: d for d in added} for q, added in zip(batch, overlays, strict=True)}
         return memory, by_id
 

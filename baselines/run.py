@@ -9,6 +9,7 @@ so an interrupted run goes on where it stopped. A cell that the system kills for
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -45,7 +46,7 @@ def answer_cells(race: Race, current: Any) -> None:
     """Answer every cell that is not done; ``current.value`` says which one is at work."""
     from configs.tables import read_corpus
 
-    corpus: list[Document] | None = None
+    corpus: Sequence[Document] | None = None
     opened: tuple[int, System] | None = None
     gold: dict[str, list[int]] = {}
     for position, cell in enumerate(race.cells):
@@ -97,7 +98,7 @@ def expected_failure(error: Exception) -> CellStatus:
     raise error
 
 
-def answer_cell(race: Race, cell: Cell, system: System, corpus: list[Document], gold: dict[str, list[int]]) -> None:
+def answer_cell(race: Race, cell: Cell, system: System, corpus: Sequence[Document], gold: dict[str, list[int]]) -> None:
     """Answer one cell and write its two files, the record last."""
     from configs.tables import write_predictions
 
@@ -120,7 +121,7 @@ def answer_cell(race: Race, cell: Cell, system: System, corpus: list[Document], 
 
 
 def open_cell(
-    race: Race, cell: Cell, corpus: list[Document], gold: dict[str, list[int]]
+    race: Race, cell: Cell, corpus: Sequence[Document], gold: dict[str, list[int]]
 ) -> tuple[CorpusView, list[Question]]:
     """The view and the questions of a cell; ``gold`` is refilled for a system that reads it."""
     from configs.tables import read_questions, read_table, read_view

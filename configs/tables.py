@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from configs.errors import UserError
@@ -128,10 +129,44 @@ def read_table(name: str, path: Path | str) -> list[dict[str, Any]]:
     return read_arrow(name, path).to_pylist()
 
 
-def read_corpus(path: Path | str, num_documents: int | None = None) -> list[Document]:
+class Corpus(Sequence[Document]):
+    """Documents of a corpus in file order, as columns in memory: a document becomes an object when it is asked for."""
+
+    def __init__(self, table: pa.Table):
+        self.table = table.combine_chunks()
+
+    def __len__(self) -> int:
+        return self.table.num_rows
+
+    @overload
+    def __getitem__(self, place: int) -> Document: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Corpus: ...
+
+    def __getitem__(self, place: int | slice) -> Document | Corpus:
+        if isinstance(place, slice):
+            start, stop, step = place.indices(len(self))
+            if step != 1:
+                raise ValueError("a corpus is sliced without a step")
+            return Corpus(self.table.slice(start, max(0, stop - start)))
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        return Document(*(column[place % len(self)].as_py() for column in self.table.columns))
+
+    def __iter__(self) -> Iterator[Document]:
+        for batch in self.table.to_batches(max_chunksize=4096):
+            yield from map(Document, *(column.to_pylist() for column in batch.columns))
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all its documents."""
+        return pc.sum(self.table["num_tokens"]).as_py() or 0
+
+
+def read_corpus(path: Path | str, num_documents: int | None = None) -> Corpus:
     """The first ``num_documents`` documents of a corpus (all by default)."""
-    table = read_arrow("corpus", path)
-    return [Document(**row) for row in table.slice(0, num_documents).to_pylist()]
+    return Corpus(read_arrow("corpus", path).slice(0, num_documents))
 
 
 def read_questions(path: Path | str) -> list[Question]:
@@ -139,7 +174,7 @@ def read_questions(path: Path | str) -> list[Question]:
     return [Question(**row) for row in read_table("questions", path)]
 
 
-def read_view(cell: Path | str, corpus: list[Document]) -> CorpusView:
+def read_view(cell: Path | str, corpus: Sequence[Document]) -> CorpusView:
     """The view of one prepared cell directory (``_data/{task}/{context}``) over an already read corpus."""
     cell = Path(cell)
     added: dict[str, list[Document]] = {}

@@ -36,6 +36,7 @@ class ModelConfig:
     pool_tokens: int = 64
     top_k_documents: int = 16
     aux_temperature: float = 0.1
+    window_tokens: int = 0  # longest text the backbone was made for; 0: not stated
 
     @property
     def routing_width(self) -> int:
@@ -79,6 +80,7 @@ class ModelConfig:
                 # the released files spell it both ways (METHOD section 8)
                 top_k_documents=int(msa.get("top_k_docs", msa.get("doc_top_k", 16))),
                 aux_temperature=float(msa.get("infonce_loss_temp", 0.1)),
+                window_tokens=int(content.get("max_position_embeddings") or 0),
             )
         except KeyError as error:
             raise UserError(f"{where}: key {error} is missing") from None
@@ -103,6 +105,8 @@ class ModelConfig:
             "tie_word_embeddings": self.tied_head,
             "torch_dtype": "float32",
         }
+        if self.window_tokens:
+            content["max_position_embeddings"] = self.window_tokens
         if self.routed_layers:
             content["msa_config"] = {
                 "router_layer_idx": ",".join(map(str, self.routed_layers)),

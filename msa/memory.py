@@ -1,27 +1,20 @@
-"""Memory banks: pooled documents to route over, padded for training and flat for inference, with overlays.
+"""What a question is routed over: padded documents in training, a bank with the overlays of its questions in inference.
 
-Shape legend: Q questions, M own tokens, N documents, C padded chunks of a document, T chunks of a bank,
-S = k * C memory slots, G KV heads, D head_dim, W = G * D.
+Shape legend: Q questions, M own tokens, N documents, C padded chunks of a document, W routing width, k documents a layer,
+S = k * C memory slots, G KV heads, D head_dim.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
-from configs.errors import UserError
-from configs.records import Document
-from configs.tables import whole_file
 from msa import router
-from msa.model import MSAModel, PooledLayer, Selection
-from msa.prompt import Prompter, pad_rows
-
-SCORE_TILE = 2048  # chunks scored at a time: their scores of all tokens stay in the cache
+from msa.bank import Bank, Segment
+from msa.keys import Keys, Queries, Scan
+from msa.model import PooledLayer, Selection
 
 
 class PaddedMemory:
@@ -54,191 +47,169 @@ class PaddedMemory:
 
 
 @dataclass
-class Bank:
-    """Encoded documents, chunk after chunk: a prefix of a bank is the bank of a prefix of its corpus.
+class Winners:
+    """The k best documents of each question, best first; ties by the lowest id.
 
-    ``doc_ids`` [N]; ``offsets`` [N + 1] first chunk of each document; ``layers``: routing [T, W], keys and values [T, G, D].
+    ``scores`` [Q, k] (-inf where there are fewer), ``doc_ids`` [Q, k] (-1), ``part`` and ``place`` [Q, k]: where they lie.
     """
 
+    scores: Tensor
     doc_ids: Tensor
-    offsets: Tensor
-    layers: list[PooledLayer]
+    part: Tensor
+    place: Tensor
 
-    def prefix(self, documents: int) -> Bank:
-        """The first documents, sharing storage."""
-        chunks = int(self.offsets[documents])
-        layers = [PooledLayer(*(tensor[:chunks] for tensor in layer.tensors())) for layer in self.layers]
-        return Bank(self.doc_ids[:documents], self.offsets[: documents + 1], layers)
-
-    def document(self, number: int) -> Bank:
-        """One document as a bank of its own, copied."""
-        first, last = self.offsets[number], self.offsets[number + 1]
-        layers = [PooledLayer(*(tensor[first:last].clone() for tensor in layer.tensors())) for layer in self.layers]
-        return Bank(self.doc_ids[number : number + 1].clone(), torch.tensor([0, int(last - first)]), layers)
-
-    @classmethod
-    def join(cls, banks: list[Bank], like: Bank) -> Bank:
-        """Banks one after another; none at all make an empty bank shaped like ``like``."""
-        banks = [like.prefix(0), *banks]
-        counts = torch.cat([bank.offsets.diff() for bank in banks])
-        offsets = torch.cat((torch.zeros(1, dtype=torch.long), counts.cumsum(0)))
-        stores = [zip(*(bank.layers[number].tensors() for bank in banks), strict=True) for number in range(len(like.layers))]
-        layers = [PooledLayer(*(torch.cat(parts) for parts in store)) for store in stores]
-        return cls(torch.cat([bank.doc_ids for bank in banks]), offsets, layers)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the stored tensors."""
-        return sum(tensor.nbytes for layer in self.layers for tensor in layer.tensors()) + self.offsets.nbytes * 2
-
-    def save(self, directory: Path) -> None:
-        """Write bank.safetensors, whole."""
-        tensors = {"doc_ids": self.doc_ids, "offsets": self.offsets}
-        for number, layer in enumerate(self.layers):
-            tensors |= dict(zip((f"{number}.routing", f"{number}.keys", f"{number}.values"), layer.tensors(), strict=True))
-        with whole_file(directory / "bank.safetensors") as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
-
-    @classmethod
-    def load(cls, directory: Path) -> Bank:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            UserError: the file is missing, corrupt or lacks a tensor.
-        """
-        from msa.checkpoint import read_tensors
-
-        path = directory / "bank.safetensors"
-        tensors = read_tensors(path)
-        try:
-            count = sum(name.endswith(".routing") for name in tensors)
-            layers = [PooledLayer(*(tensors[f"{n}.{part}"] for part in ("routing", "keys", "values"))) for n in range(count)]
-            return cls(tensors["doc_ids"], tensors["offsets"], layers)
-        except KeyError as error:
-            raise UserError(f"{path}: tensor {error} is missing; delete {directory} and run the same command again") from None
-
-
-@torch.no_grad()
-def encode_bank(
-    model: MSAModel, prompter: Prompter, documents: list[Document], batch_tokens: int = 2048, progress: bool = False
-) -> Bank:
-    """Encode documents into a bank (stage 1, paper section 3.2); order is kept.
-
-    Args:
-        batch_tokens: padded tokens encoded at once.
-        progress: show a bar with ETA.
-    """
-    wrapped = prompter.documents(documents)
-    lengths = torch.tensor([len(tokens) for tokens in wrapped], dtype=torch.long)
-    counts = router.chunk_counts(lengths, model.config.pool_tokens)
-    offsets = torch.cat((torch.zeros(1, dtype=torch.long), counts.cumsum(0)))
-    config, total = model.config, int(offsets[-1])
-    shapes = ((config.routing_width,), (config.kv_heads, config.head_dim), (config.kv_heads, config.head_dim))
-    layers = [PooledLayer(*(torch.empty(total, *shape) for shape in shapes)) for _ in config.routed_layers]
-    bar = tqdm(total=int(lengths.sum()), desc="encode", unit="token", unit_scale=True, disable=not progress, mininterval=2)
-    start = 0
-    while start < len(wrapped):
-        end, longest = start, 0
-        while end < len(wrapped) and max(longest, len(wrapped[end])) * (end - start + 1) <= max(batch_tokens, len(wrapped[start])):
-            longest = max(longest, len(wrapped[end]))
-            end += 1
-        part = lengths[start:end]
-        encoded = model.encode(pad_rows(wrapped[start:end], prompter.pad), part)
-        columns = torch.arange(encoded[0].routing.shape[1])
-        real = columns < counts[start:end].unsqueeze(1)
-        for layer, pooled in zip(layers, encoded, strict=True):
-            for store, tensor in zip(layer.tensors(), pooled.tensors(), strict=True):
-                store[offsets[start] : offsets[end]] = tensor[real]
-        bar.update(int(part.sum()))
-        start = end
-    bar.close()
-    return Bank(torch.tensor([document.doc_id for document in documents], dtype=torch.long), offsets, layers)
+    @staticmethod
+    def best(scores: Tensor, doc_ids: Tensor, part: Tensor, place: Tensor, k: int) -> Winners:
+        """The k best of candidates [Q, any]."""
+        order = doc_ids.argsort(dim=1)
+        order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
+        return Winners(*(tensor.gather(1, order) for tensor in (scores, doc_ids, part, place)))
 
 
 class BankMemory:
-    """A bank with the overlays of a batch of questions: what those questions are routed over.
+    """A bank with the overlays of a batch of questions.
 
     Args:
-        base: the bank all questions share.
-        overlay: the documents of all overlays of the batch, encoded together.
+        base: the bank that all questions share.
+        overlay: the documents of all overlays of the batch, encoded together; None where there are none.
         sees: which overlay documents each question sees [Q, overlay documents].
-        hidden: indices of base documents that each question's overlay replaces.
+        hidden: ids of base documents that each question's overlay replaces.
+        scans: from :func:`scans_of`, for every segment of ``base``; made here where not given.
     """
 
-    def __init__(self, base: Bank, overlay: Bank, sees: Tensor, hidden: list[list[int]], top_k: int):
-        self.base, self.overlay, self.top_k = base, overlay, top_k
-        self.doc_ids = torch.cat((base.doc_ids, overlay.doc_ids))
-        self.counts = torch.cat((base.offsets.diff(), overlay.offsets.diff()))
-        self.visible = torch.cat((torch.ones(len(sees), len(base.doc_ids), dtype=torch.bool), sees), 1)
-        for row, documents in enumerate(hidden):
-            self.visible[row, documents] = False
+    def __init__(
+        self, base: Bank, overlay: Segment | None, sees: Tensor, hidden: list[list[int]], top_k: int,
+        scans: list[list[Scan]] | None = None,
+    ):
+        self.parts = [*base.segments, *([overlay] if overlay is not None and len(overlay) else [])]
+        self.scans = [*(scans or scans_of(base)), *([_scans(overlay, base.signature.kv_heads)] if len(self.parts) > len(base.segments) else [])]
+        self.top_k, self.signature = top_k, base.signature
+        self.blocked: list[Tensor | None] = [None] * len(self.parts)
+        for row, doc_ids in enumerate(hidden):
+            for found in base.locate(doc_ids) if doc_ids else []:
+                if found is not None:
+                    self._block(found[0], len(sees))[row, found[1]] = True
+        if len(self.parts) > len(base.segments):
+            self.blocked[-1] = ~sees
+        for number, part in enumerate(base.segments):
+            if not bool(part.live.all()):
+                self._block(number, len(sees)).logical_or_(~part.live)
+
+    def _block(self, part: int, questions: int) -> Tensor:
+        if self.blocked[part] is None:
+            self.blocked[part] = torch.zeros(questions, len(self.parts[part]), dtype=torch.bool)
+        return self.blocked[part]
 
     def rows(self, chosen: list[int]) -> BankMemory:
         """The memory of some of the questions."""
-        part = object.__new__(BankMemory)
-        part.base, part.overlay, part.top_k = self.base, self.overlay, self.top_k
-        part.doc_ids, part.counts, part.visible = self.doc_ids, self.counts, self.visible[chosen]
-        return part
-
-    def scores(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Tensor:
-        """Document scores [Q, N + overlay documents]; -inf where a question does not see a document."""
-        parts = [_bank_scores(bank, layer, folded, routing_mask) for bank in (self.base, self.overlay)]
-        return torch.cat(parts, 1).masked_fill(~self.visible, -torch.inf)
+        view = object.__new__(type(self))
+        view.__dict__.update(self.__dict__)
+        view.blocked = [None if blocked is None else blocked[chosen] for blocked in self.blocked]
+        return view
 
     def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Selection:
         """See :class:`msa.model.Memory`; ``documents`` of the result are ids, -1 where there are fewer than k, ``scores`` theirs."""
-        scores = self.scores(layer, folded, routing_mask)
-        best = top_by_id(scores, self.doc_ids, self.top_k)
-        found = scores.gather(1, best).isfinite()
-        ids, kept = self.doc_ids[best].masked_fill(~found, -1), scores.gather(1, best)
-        # the chosen chunks in order of document id, then chunk
-        order = self.doc_ids[best].argsort(-1)
-        best, found = best.gather(1, order), found.gather(1, order)
-        keys, values, mask = self._fetch(layer, best)
-        return Selection(keys, values, (mask & found.unsqueeze(-1)).flatten(1), kept, ids)
+        winners = self.winners(layer, Queries.of(folded, routing_mask))
+        keys, values, mask = self.fetch(layer, winners)
+        return Selection(keys, values, mask, winners.scores, winners.doc_ids)
 
-    def _fetch(self, layer: int, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """K and V [Q, S, G, D] and mask [Q, k, C] of chosen columns [Q, k]."""
-        counts = self.counts[chosen]
-        width = int(counts.max()) if counts.numel() else 0
+    def winners(self, layer: int, queries: Queries) -> Winners:
+        """The best documents of each question, by scores that are exact for the stored keys."""
+        bound = self._bound(layer, queries)
+        count = len(queries.tokens)
+        best = torch.full((count, self.top_k), -torch.inf)
+        found: list[tuple[Tensor, Tensor, Tensor, int]] = []  # rows, places, rough scores, part
+        for number, part in enumerate(self.parts):
+            rough = _document_maximum(self.scans[number][layer].scores(queries), part.offsets)
+            if self.blocked[number] is not None:
+                rough.masked_fill_(self.blocked[number], -torch.inf)
+            rough[queries.empty] = -torch.inf
+            here = rough.topk(min(self.top_k, rough.shape[1]), dim=1).values
+            best = torch.cat((best, here), 1).topk(self.top_k, dim=1).values
+            floor = best[:, -1:] - 2 * bound.unsqueeze(1)
+            rows, places = ((rough >= floor) & (rough > -torch.inf)).nonzero(as_tuple=True)
+            found.append((rows, places, rough[rows, places], number))
+        floor = best[:, -1] - 2 * bound
+        kept = [(rows[rough >= floor[rows]], places[rough >= floor[rows]], number) for rows, places, rough, number in found]
+        return self._rescored(layer, queries, kept)
+
+    def _bound(self, layer: int, queries: Queries) -> Tensor:
+        bounds = [scans[layer].bound(queries) for scans in self.scans]
+        return torch.stack(bounds).amax(0) if bounds else torch.zeros(len(queries.tokens))
+
+    def _rescored(self, layer: int, queries: Queries, kept: list[tuple[Tensor, Tensor, int]]) -> Winners:
+        """Exact scores of candidates, and the best of them."""
+        count = len(queries.tokens)
+        listed: list[list[tuple[float, int, int, int]]] = [[] for _ in range(count)]
+        for rows, places, number in kept:
+            part = self.parts[number]
+            for row in rows.unique().tolist():
+                mine = places[rows == row]
+                sizes = part.offsets.diff()[mine]
+                chunks = _chunk_index(part.offsets[mine], sizes)
+                keys = part.layers[layer].routing[chunks].exact()
+                exact = (queries.tokens[row].double() @ keys.T).amax(0)
+                scores = torch.segment_reduce(exact, "max", lengths=sizes).float()
+                listed[row] += zip(scores.tolist(), part.doc_ids[mine].tolist(), [number] * len(mine), mine.tolist(), strict=True)
+        width = max(self.top_k, *map(len, listed))
+        empty = (-torch.inf, -1, -1, -1)
+        columns = [list(zip(*(one + [empty] * (width - len(one))), strict=True)) for one in listed]
+        scores, doc_ids, part, place = (torch.tensor([one[number] for one in columns]) for number in range(4))
+        return Winners.best(scores, doc_ids, part, place, self.top_k)
+
+    def fetch(self, layer: int, winners: Winners) -> tuple[Tensor, Tensor, Tensor]:
+        """K and V [Q, S, G, D] and mask [Q, S] of the winners' chunks, in order of document id, then chunk."""
+        order = winners.doc_ids.argsort(dim=1)
+        part, place = winners.part.gather(1, order), winners.place.gather(1, order)
+        counts = torch.zeros_like(place)
+        first = torch.zeros_like(place)
+        for number, segment in enumerate(self.parts):
+            here = part == number
+            first[here] = segment.offsets[place[here]]
+            counts[here] = segment.offsets[place[here] + 1] - first[here]
+        width = max(1, int(counts.max())) if counts.numel() else 1
         mask = torch.arange(width) < counts.unsqueeze(-1)
-        result = []
-        for part in ("keys", "values"):
-            base, extra = (getattr(bank.layers[layer], part) for bank in (self.base, self.overlay))
-            out = torch.zeros(*mask.shape, *base.shape[1:])
-            for bank, store, shift in ((self.base, base, 0), (self.overlay, extra, len(self.base.doc_ids))):
-                here = (chosen >= shift) & (chosen < shift + len(bank.doc_ids))
-                slots = mask & here.unsqueeze(-1)
-                first = bank.offsets[(chosen - shift).clamp(0, max(0, len(bank.doc_ids) - 1))]
+        content = torch.zeros(*mask.shape, 2, self.signature.kv_heads, self.signature.head_dim)
+        for number, segment in enumerate(self.parts):
+            slots = mask & (part == number).unsqueeze(-1)
+            if bool(slots.any()):
                 index = (first.unsqueeze(-1) + torch.arange(width))[slots]
-                out[slots] = store[index]
-            result.append(out.flatten(1, 2))
-        return result[0], result[1], mask
+                content[slots] = segment.layers[layer].content[index].float()
+        content = content.flatten(1, 2)
+        return content[:, :, 0], content[:, :, 1], mask.flatten(1)
 
 
-def _bank_scores(bank: Bank, layer: int, folded: Tensor, routing_mask: Tensor) -> Tensor:
-    """Document scores [Q, N] of one bank, tile by tile: no score per token outlives its tile."""
-    routing = bank.layers[layer].routing
-    chunk = torch.full((len(folded), len(routing)), -torch.inf)
-    for row, (vectors, mask) in enumerate(zip(folded, routing_mask, strict=True)):
-        tokens = vectors[mask].float()
-        if not len(tokens):
-            continue
-        for start in range(0, len(routing), SCORE_TILE):
-            end = start + SCORE_TILE
-            torch.amax(tokens @ routing[start:end].T, 0, out=chunk[row, start:end])
-    owner = torch.repeat_interleave(torch.arange(len(bank.doc_ids)), bank.offsets.diff())
-    scores = torch.full((len(folded), len(bank.doc_ids)), -torch.inf)
-    return scores.scatter_reduce_(1, owner.expand(len(folded), -1), chunk, "amax")
+def scans_of(base: Bank, precision: str | None = None) -> list[list[Scan]]:
+    """First passes over every segment and layer of a bank.
+
+    Args:
+        precision: of a coarser copy that is kept in memory and read in place of the stored keys; None reads those.
+    """
+    return [_scans(segment, base.signature.kv_heads, precision) for segment in base.segments]
 
 
-def top_by_id(scores: Tensor, doc_ids: Tensor, k: int) -> Tensor:
-    """Columns [Q, min(k, N)] of the best scores, best first; ties go to the lowest document id."""
-    k = min(k, scores.shape[1])
-    threshold = scores.topk(k, dim=1).values[:, -1:]
-    rows = []
-    for row, floor in zip(scores, threshold, strict=True):
-        candidates = (row >= floor).nonzero().squeeze(1)
-        candidates = candidates[doc_ids[candidates].argsort()]
-        rows.append(candidates[row[candidates].argsort(descending=True, stable=True)][:k])
-    return torch.stack(rows)
+def _scans(segment: Segment, heads: int, precision: str | None = None) -> list[Scan]:
+    scans = []
+    for layer in segment.layers:
+        stored = layer.routing
+        if precision is None or precision == stored.dtype:
+            scans.append(Scan(stored, 0.0, heads))
+        else:
+            exact = stored.exact()
+            coarse = Keys.store(exact.float(), precision)
+            scans.append(Scan(coarse, coarse.error_from(exact), heads))
+    return scans
+
+
+def _document_maximum(scores: Tensor, offsets: Tensor) -> Tensor:
+    """Maximum over each document's chunks: [Q, T] -> [Q, N]."""
+    counts = offsets.diff()
+    owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    result = scores.new_full((len(scores), len(counts)), -torch.inf)
+    return result.scatter_reduce_(1, owner.expand(len(scores), -1), scores, "amax")
+
+
+def _chunk_index(first: Tensor, sizes: Tensor) -> Tensor:
+    """Chunk numbers of documents that begin at ``first`` and have ``sizes`` chunks."""
+    starts = torch.cat((torch.zeros(1, dtype=torch.long), sizes.cumsum(0)[:-1]))
+    return torch.repeat_interleave(first - starts, sizes) + torch.arange(int(sizes.sum()))

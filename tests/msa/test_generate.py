@@ -9,13 +9,14 @@ import torch
 
 from configs.records import Question
 from msa.generate import Citations, Interleave, Limits
-from msa.memory import BankMemory, encode_bank
+from msa.encode import Encoder
+from msa.memory import BankMemory
 from msa.prompt import Row
 
 
 def answer(model, prompter, documents, questions, **limits):
-    bank = encode_bank(model, prompter, documents)
-    memory = BankMemory(bank, bank.prefix(0), torch.zeros(len(questions), 0, dtype=torch.bool), [[]] * len(questions), 3)
+    bank = Encoder(model, prompter).bank(documents)
+    memory = BankMemory(bank, None, torch.zeros(len(questions), 0, dtype=torch.bool), [[]] * len(questions), 3)
     by_id = {document.doc_id: document for document in documents}
     engine = Interleave(model, prompter, Limits(**limits), lambda question, doc_id: by_id.get(doc_id))
     return engine.answer(questions, memory)

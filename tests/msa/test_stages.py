@@ -8,7 +8,8 @@ import torch
 from configs.records import Document
 from msa import onepass
 from msa.decode import Session
-from msa.memory import Bank, BankMemory, PaddedMemory, encode_bank
+from msa.encode import Encoder
+from msa.memory import BankMemory, PaddedMemory
 from msa.prompt import Row, own_positions
 
 
@@ -26,9 +27,8 @@ def whole(model, prompter, documents, row: Row):
 
 
 def memory_of(model, prompter, documents, questions: int = 1) -> BankMemory:
-    bank = encode_bank(model, prompter, documents)
-    nothing = torch.zeros(questions, 0, dtype=torch.bool)
-    return BankMemory(bank, bank.prefix(0), nothing, [[]] * questions, model.config.top_k_documents)
+    bank = Encoder(model, prompter).bank(documents)
+    return BankMemory(bank, None, torch.zeros(questions, 0, dtype=torch.bool), [[]] * questions, model.config.top_k_documents)
 
 
 QUESTIONS = ["what is alpha", "what is the number for gamma delta beta", "number"]
@@ -84,25 +84,20 @@ def test_training_memory_scores_and_attends_like_the_bank(model, prompter, docum
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100000])
 def test_encoding_does_not_depend_on_the_batch(model, prompter, documents, batch_tokens):
-    one, other = encode_bank(model, prompter, documents), encode_bank(model, prompter, documents, batch_tokens)
-    for layer, pair in zip(one.layers, other.layers, strict=True):
-        for tensor, again in zip(layer.tensors(), pair.tensors(), strict=True):
-            assert torch.allclose(tensor, again, atol=1e-5)
-
-
-def test_a_prefix_of_a_bank_is_the_bank_of_a_prefix(model, prompter, documents):
-    cut, made = encode_bank(model, prompter, documents).prefix(4), encode_bank(model, prompter, documents[:4])
-    assert torch.equal(cut.offsets, made.offsets) and torch.equal(cut.doc_ids, made.doc_ids)
-    assert torch.allclose(cut.layers[1].keys, made.layers[1].keys, atol=1e-5)
+    one = Encoder(model, prompter).segment(documents)
+    other = Encoder(model, prompter, batch_tokens=batch_tokens).segment(documents)
+    for layer, again in zip(one.layers, other.layers, strict=True):
+        assert torch.allclose(layer.routing.values, again.routing.values, atol=1e-5)
+        assert torch.allclose(layer.content, again.content, atol=1e-5)
 
 
 def test_an_overlay_equals_the_rebuilt_bank(model, prompter, documents):
     replaced = Document(documents[3].doc_id, "alpha alpha what is alpha", 15)
     added = Document(5, "gamma what is the number", 15)
-    bank = encode_bank(model, prompter, documents)
-    overlay = encode_bank(model, prompter, [replaced, added])
+    encoder = Encoder(model, prompter)
+    overlay = encoder.segment([replaced, added])
     sees = torch.tensor([[True, True], [False, False], [False, True]])
-    memory = BankMemory(bank, overlay, sees, [[3], [], []], 3)
+    memory = BankMemory(encoder.bank(documents), overlay, sees, [[replaced.doc_id, added.doc_id], [], [added.doc_id]], 3)
     rows = [prompter.opening(question) for question in QUESTIONS]
     found = Session(model, rows, prompter.pad, len(prompter.head), memory)
     corpora = [[added, *documents[:3], replaced, *documents[4:]], documents, [added, *documents]]
@@ -115,17 +110,9 @@ def test_an_overlay_equals_the_rebuilt_bank(model, prompter, documents):
 
 def test_fewer_documents_than_k(model, prompter, documents):
     session = Session(model, [prompter.opening("what")], prompter.pad, len(prompter.head), memory_of(model, prompter, documents[:2]))
-    assert sorted(session.selections[0].documents[0].tolist()) == [documents[0].doc_id, documents[1].doc_id]
-    nothing = memory_of(model, prompter, documents).base.prefix(0)
-    empty = BankMemory(nothing, nothing, torch.zeros(1, 0, dtype=torch.bool), [[]], 3)
+    assert sorted(session.selections[0].documents[0].tolist()) == [-1, documents[0].doc_id, documents[1].doc_id]
+    empty = memory_of(model, prompter, [])
     assert Session(model, [prompter.opening("what")], prompter.pad, len(prompter.head), empty).logits.isfinite().all()
-
-
-def test_a_bank_survives_the_disk(tmp_path, model, prompter, documents):
-    bank = encode_bank(model, prompter, documents)
-    bank.save(tmp_path)
-    again = Bank.load(tmp_path)
-    assert torch.equal(again.doc_ids, bank.doc_ids) and torch.equal(again.layers[0].routing, bank.layers[0].routing)
 
 
 @pytest.mark.parametrize("with_memory", [False, True])
