@@ -13,7 +13,7 @@ from torch import Tensor
 
 from msa import router
 from msa.bank import Bank, Segment
-from msa.keys import Keys, Queries, Scan
+from msa.keys import DTYPES, Keys, Queries, Scan
 from msa.model import PooledLayer, Selection
 
 
@@ -84,6 +84,7 @@ class BankMemory:
         self.parts = [*base.segments, *([overlay] if overlay is not None and len(overlay) else [])]
         self.scans = [*(scans or scans_of(base)), *([_scans(overlay, base.signature.kv_heads)] if len(self.parts) > len(base.segments) else [])]
         self.top_k, self.signature = top_k, base.signature
+        self.content_dtype = DTYPES[base.signature.content_dtype]
         self.blocked: list[Tensor | None] = [None] * len(self.parts)
         for row, doc_ids in enumerate(hidden):
             for found in base.locate(doc_ids) if doc_ids else []:
@@ -161,22 +162,25 @@ class BankMemory:
         """K and V [Q, S, G, D] and mask [Q, S] of the winners' chunks, in order of document id, then chunk."""
         order = winners.doc_ids.argsort(dim=1)
         part, place = winners.part.gather(1, order), winners.place.gather(1, order)
-        counts = torch.zeros_like(place)
-        first = torch.zeros_like(place)
-        for number, segment in enumerate(self.parts):
-            here = part == number
-            first[here] = segment.offsets[place[here]]
-            counts[here] = segment.offsets[place[here] + 1] - first[here]
+        counts, stored = self.chunks(layer, part, place)
         width = max(1, int(counts.max())) if counts.numel() else 1
         mask = torch.arange(width) < counts.unsqueeze(-1)
         content = torch.zeros(*mask.shape, 2, self.signature.kv_heads, self.signature.head_dim)
-        for number, segment in enumerate(self.parts):
-            slots = mask & (part == number).unsqueeze(-1)
-            if bool(slots.any()):
-                index = (first.unsqueeze(-1) + torch.arange(width))[slots]
-                content[slots] = segment.layers[layer].content[index].float()
+        for number, rows in stored.items():
+            content[mask & (part == number).unsqueeze(-1)] = rows.float()
         content = content.flatten(1, 2)
         return content[:, :, 0], content[:, :, 1], mask.flatten(1)
+
+    def chunks(self, layer: int, part: Tensor, place: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Chunk counts [Q, k] of chosen documents, and by part their content [n, 2, G, D] in the order chosen."""
+        counts, content = torch.zeros_like(place), {}
+        for number in part.unique().tolist():
+            if number >= 0:
+                segment, here = self.parts[number], part == number
+                first = segment.offsets[place[here]]
+                counts[here] = segment.offsets[place[here] + 1] - first
+                content[number] = segment.layers[layer].content[_chunk_index(first, counts[here])]
+        return counts, content
 
 
 def scans_of(base: Bank, precision: str | None = None) -> list[list[Scan]]:

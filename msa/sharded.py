@@ -1,0 +1,130 @@
+"""Memory Parallel: a bank sharded by document over processes; the first answers, the others score and fetch (paper section 3.4).
+
+The leader broadcasts a batch's routing queries. Every rank finds the best documents of its own shard; the leader merges
+them (ties by the lowest document id, as anywhere) and asks the owners for the winners' keys and values alone. Scores
+are exact for the stored keys, so that any number of ranks gives the same documents, scores and text.
+
+Shape legend: Q questions, M question tokens, W routing width, k documents a layer, n chunks, G KV heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from msa.bank import Bank, Segment
+from msa.keys import Queries, Scan
+from msa.memory import BankMemory, Winners
+
+
+class ShardedMemory(BankMemory):
+    """The leader's view of a bank that all ranks share; see :class:`msa.memory.BankMemory` for the arguments.
+
+    ``base`` is the whole bank, of which this rank reads its own shard alone; the overlay stays with the leader.
+    """
+
+    def __init__(
+        self, base: Bank, overlay: Segment | None, sees: Tensor, hidden: list[list[int]], top_k: int,
+        scans: list[list[Scan]] | None = None,
+    ):
+        super().__init__(base.shard(0, dist.get_world_size()), overlay, sees, hidden, top_k, scans)
+        self.hidden, self.documents = hidden, len(base)
+
+    def rows(self, chosen: list[int]) -> ShardedMemory:
+        """The memory of some of the questions."""
+        part = super().rows(chosen)
+        part.hidden = [self.hidden[row] for row in chosen]
+        return part
+
+    def winners(self, layer: int, queries: Queries) -> Winners:
+        """The best documents of all shards; ``part`` counts this rank's parts first, then one for every other rank."""
+        shape = tuple(queries.tokens.shape)
+        _tell({"do": "winners", "layer": layer, "shape": shape, "hidden": self.hidden, "documents": self.documents, "top_k": self.top_k})
+        dist.broadcast(queries.tokens.contiguous(), 0)
+        dist.broadcast(queries.empty.to(torch.uint8), 0)
+        found = super().winners(layer, queries)
+        scores, doc_ids = [found.scores], [found.doc_ids]
+        parts, places = [found.part], [found.place]
+        for rank in range(1, dist.get_world_size()):
+            theirs, ids = torch.empty_like(found.scores), torch.empty_like(found.doc_ids)
+            dist.recv(theirs, rank)
+            dist.recv(ids, rank)
+            scores.append(theirs)
+            doc_ids.append(ids)
+            parts.append(torch.full_like(ids, len(self.parts) + rank - 1).masked_fill(ids < 0, -1))
+            places.append(torch.arange(ids.shape[1]).expand_as(ids))
+        return Winners.best(*(torch.cat(tensors, 1) for tensors in (scores, doc_ids, parts, places)), self.top_k)
+
+    def chunks(self, layer: int, part: Tensor, place: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Chunk counts [Q, k] and content by part of chosen documents, from their owners."""
+        remote = part >= len(self.parts)
+        wanted = []
+        for rank in range(1, dist.get_world_size()):
+            rows, slots = (part == len(self.parts) + rank - 1).nonzero(as_tuple=True)
+            wanted.append((rows.tolist(), place[rows, slots].tolist()))
+        _tell({"do": "fetch", "layer": layer, "wanted": wanted})
+        counts, content = super().chunks(layer, part.masked_fill(remote, -1), place)
+        for rank in range(1, dist.get_world_size()):
+            here = part == len(self.parts) + rank - 1
+            if not bool(here.any()):
+                continue
+            sizes = torch.empty(int(here.sum()), dtype=torch.long)
+            dist.recv(sizes, rank)
+            stored = torch.empty(int(sizes.sum()), 2, self.signature.kv_heads, self.signature.head_dim, dtype=self.content_dtype)
+            dist.recv(stored.view(torch.uint8), rank)
+            counts[here] = sizes
+            content[len(self.parts) + rank - 1] = stored
+        return counts, content
+
+
+def serve(bank: Bank, scan: str | None = None) -> None:
+    """Score and fetch from this rank's shard until the leader says that it is done."""
+    from msa.memory import scans_of
+
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    memory: BankMemory | None = None
+    base: tuple[int, Bank, list[list[Scan]]] | None = None
+    while (request := _told())["do"] != "stop":
+        if request["do"] == "winners":
+            if base is None or base[0] != request["documents"]:
+                shard = bank.prefix(request["documents"]).shard(rank, ranks)
+                base = request["documents"], shard, scans_of(shard, scan)
+            tokens = torch.empty(request["shape"])
+            empty = torch.empty(request["shape"][0], dtype=torch.uint8)
+            dist.broadcast(tokens, 0)
+            dist.broadcast(empty, 0)
+            nothing = torch.zeros(len(tokens), 0, dtype=torch.bool)
+            memory = BankMemory(base[1], None, nothing, request["hidden"], request["top_k"], base[2])
+            found = memory.winners(request["layer"], Queries(tokens, empty.bool()))
+            dist.send(found.scores.contiguous(), 0)
+            dist.send(found.doc_ids.contiguous(), 0)
+        else:
+            rows, slots = request["wanted"][rank - 1]
+            if rows:
+                counts, content = memory.chunks(request["layer"], found.part[rows, slots].unsqueeze(1), found.place[rows, slots].unsqueeze(1))
+                dist.send(counts.flatten(), 0)
+                dist.send(_in_order(content, found.part[rows, slots], counts.flatten()).view(torch.uint8), 0)
+
+
+def stop() -> None:
+    """Let the other ranks leave :func:`serve`."""
+    _tell({"do": "stop"})
+
+
+def _in_order(content: dict[int, Tensor], part: Tensor, counts: Tensor) -> Tensor:
+    """Content of several parts, each in the order of its documents, as one tensor in the order of all documents."""
+    pieces = {number: iter(stored.split(counts[part == number].tolist())) for number, stored in content.items()}
+    return torch.cat([next(pieces[number]) for number in part.tolist()])
+
+
+def _tell(request: dict[str, Any]) -> None:
+    dist.broadcast_object_list([request], 0)
+
+
+def _told() -> dict[str, Any]:
+    holder: list[Any] = [None]
+    dist.broadcast_object_list(holder, 0)
+    return holder[0]
