@@ -6,28 +6,30 @@ met and routed beside it. ``max_rounds: 1`` is MSA without interleave; ``constra
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from baselines.base import IndexResources, Resources, System, read_params
 from configs.errors import UserError
-from configs.load import IndexSpec, SystemSpec
+from configs.load import IndexSpec, SystemSpec, build
 from configs.records import Answer, CorpusView, Document, Question
 from configs.tables import read_corpus
 from msa import checkpoint
 from msa.bank import Bank, Segment
 from msa.encode import SEGMENT_TOKENS, Encoder
 from msa.generate import Interleave, Limits, Trace
-from msa.memory import BankMemory, scans_of
+from msa.memory import BankMemory, cut_scans, scans_of
 from msa.model import MSAModel
 from msa.prompt import Prompter
+from msa.tiers import Tiers, placed
 
 
 @dataclass(frozen=True)
 class Params:
-    """Bounds of Memory Interleave, and how many questions are answered together."""
+    """Bounds of Memory Interleave, how many questions are answered together, and the bank's :class:`msa.tiers.Tiers`."""
 
     max_rounds: int = 3
     max_ids: int = 4
@@ -35,6 +37,7 @@ class Params:
     constrain_ids: bool = True
     routing_prior: float = 1.0
     batch: int = 64
+    tiers: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ class MSASystem(System):
         self.bank = Bank.open(resources.index, self.encoder.signature)
         stored = self.bank.signature
         self.encoder = Encoder(self.model, self.prompter, stored.key_dtype, stored.content_dtype, directory=resources.model)
+        device = torch.device("cpu")
+        tiers = build(Tiers, params.tiers, "systems.yaml: params of kind 'msa_system': tiers").fitted(self.bank, device)
+        self.bank = placed(self.bank, tiers, device)
+        self._all_scans = scans_of(self.bank, tiers.scan)
         self._overlays: dict[Document, Segment] = {}  # heads recur from context to context
         self._view: CorpusView | None = None
 
@@ -83,7 +90,7 @@ class MSASystem(System):
         ends = [0, len(view.base) // 2, len(view.base) - 1] if len(view.base) else []
         if [view.base[place].doc_id for place in ends] != self._base.doc_ids[ends].tolist():
             raise UserError("the bank is of another corpus than its view; run `python -m baselines.index` again")
-        self._view, self._scans = view, scans_of(self._base)
+        self._view, self._scans = view, cut_scans(self._all_scans, self._base)
 
     def memory_bytes(self, view: CorpusView) -> int:
         """Bytes of the view's prefix of the bank."""

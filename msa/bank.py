@@ -16,7 +16,7 @@ Shape legend: N documents, T chunks, G KV heads, D head_dim, W = G * D.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 

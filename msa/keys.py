@@ -116,6 +116,12 @@ class Scan:
         self.keys, self.error, self.longest = keys, error, heads**0.5 + error
         self.fast = fast_bfloat16(keys.values.device)
 
+    def prefix(self, chunks: int) -> Scan:
+        """The same pass over the first chunks, sharing storage."""
+        part = object.__new__(Scan)
+        part.__dict__.update(self.__dict__, keys=self.keys[:chunks])
+        return part
+
     def bound(self, queries: Queries) -> Tensor:
         """Largest difference of a rough score from the exact one, for each question [Q].
 

@@ -6,7 +6,9 @@ S = k * C memory slots, G KV heads, D head_dim.
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -66,6 +68,17 @@ class Winners:
         return Winners(*(tensor.gather(1, order) for tensor in (scores, doc_ids, part, place)))
 
 
+class Pending:
+    """A selection whose keys and values are on their way from a slower tier or another rank."""
+
+    def __init__(self, fetched: Future[tuple[Tensor, Tensor, Tensor]], winners: Winners):
+        self.fetched, self.winners = fetched, winners
+
+    def ready(self) -> Selection:
+        """Wait for them."""
+        return Selection(*self.fetched.result(), self.winners.scores, self.winners.doc_ids)
+
+
 class BankMemory:
     """A bank with the overlays of a batch of questions.
 
@@ -108,11 +121,10 @@ class BankMemory:
         view.blocked = [None if blocked is None else blocked[chosen] for blocked in self.blocked]
         return view
 
-    def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Selection:
+    def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Pending:
         """See :class:`msa.model.Memory`; ``documents`` of the result are ids, -1 where there are fewer than k, ``scores`` theirs."""
         winners = self.winners(layer, Queries.of(folded, routing_mask))
-        keys, values, mask = self.fetch(layer, winners)
-        return Selection(keys, values, mask, winners.scores, winners.doc_ids)
+        return Pending(_fetching().submit(self.fetch, layer, winners), winners)
 
     def winners(self, layer: int, queries: Queries) -> Winners:
         """The best documents of each question, by scores that are exact for the stored keys."""
@@ -183,6 +195,12 @@ class BankMemory:
         return counts, content
 
 
+@cache
+def _fetching() -> ThreadPoolExecutor:
+    """One thread: fetches come back in the order they were asked for, which ranks rely on."""
+    return ThreadPoolExecutor(1, "fetch")
+
+
 def scans_of(base: Bank, precision: str | None = None) -> list[list[Scan]]:
     """First passes over every segment and layer of a bank.
 
@@ -190,6 +208,14 @@ def scans_of(base: Bank, precision: str | None = None) -> list[list[Scan]]:
         precision: of a coarser copy that is kept in memory and read in place of the stored keys; None reads those.
     """
     return [_scans(segment, base.signature.kv_heads, precision) for segment in base.segments]
+
+
+def cut_scans(scans: list[list[Scan]], prefix: Bank) -> list[list[Scan]]:
+    """The passes over a prefix of the bank that ``scans`` were made for."""
+    return [
+        [scan.prefix(int(segment.offsets[-1])) for scan in layers]
+        for layers, segment in zip(scans, prefix.segments, strict=False)
+    ]
 
 
 def _scans(segment: Segment, heads: int, precision: str | None = None) -> list[Scan]:

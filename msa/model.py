@@ -44,6 +44,10 @@ class Selection:
     scores: Tensor | None = None  # document scores: of all documents [B, N] in training, of the chosen ones [B, k] else
     documents: Tensor | None = None  # [B, k] indices of the chosen documents, best first; -1 where there are fewer
 
+    def ready(self) -> Selection:
+        """The selection itself; one that is still being fetched waits here."""
+        return self
+
 
 class Memory(Protocol):
     """Something a question can be routed over: a training bank, a stored bank, a sharded one."""
@@ -275,15 +279,18 @@ class MSAModel(nn.Module):
         selections: list[Selection] = []
         for index, layer in enumerate(self.model.layers):
             attention, h = layer.self_attn, layer.input_layernorm(x)
+            number = self.config.routed_layers.index(index) if index in self.config.routed_layers else -1
+            chosen = cache.selected.get(number) if cache is not None else None
+            fresh = chosen is None and memory is not None and number >= 0
+            if fresh:  # before the projections, which are computed while the winners are fetched
+                chosen = memory.select(number, attention.routing_queries(h), routing_mask)
             k, v = attention.keys(h, angles), attention.values(h)
             if cache is not None:
                 k, v = cache.extend(index, k, v)
             mask = own_mask
-            if index in self.config.routed_layers:
-                number = self.config.routed_layers.index(index)
-                chosen = cache.selected.get(number) if cache is not None else None
-                if chosen is None and memory is not None:
-                    chosen = memory.select(number, attention.routing_queries(h), routing_mask)
+            if number >= 0:
+                if fresh:
+                    chosen = chosen.ready()
                     selections.append(chosen)
                     if cache is not None:
                         cache.selected[number] = chosen

@@ -230,7 +230,7 @@ def test_damaged_banks_are_named(tmp_path, encoder, documents):
     with pytest.raises(UserError, match=f"{path.name}: not a whole segment"):
         Bank.open(directory)
     path.unlink()
-    with pytest.raises(UserError, match=f"{path.name}: no such file"):
+    with pytest.raises(UserError, match=rf"{path.name}: no such file"):
         Bank.open(directory)
     path.write_bytes((directory / bank.segments[0].file).read_bytes())
     if bank.segments[0].doc_ids.shape != bank.segments[1].doc_ids.shape:

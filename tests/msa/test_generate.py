@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from configs.records import Question
-from msa.generate import Citations, Interleave, Limits
 from msa.encode import Encoder
+from msa.generate import Citations, Interleave, Limits
 from msa.memory import BankMemory
 from msa.prompt import Row
 

@@ -1,0 +1,109 @@
+"""Tiers: where a bank's routing keys and content live while questions are answered (paper section 3.4).
+
+``device`` is where the model computes, ``host`` is main memory (pinned where there is a GPU to copy to), ``disk`` the
+mapped segments. Keys are read whole by every question, content only where a document wins, so that content goes down first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import Tensor
+
+from configs.errors import UserError
+from msa.bank import Bank, Segment, StoredLayer, Texts
+from msa.keys import DTYPES, Keys
+
+TIERS = ("device", "host", "disk")
+SHARE = 0.7  # of what is free, for the bank; the rest is for activations and other processes
+
+
+@dataclass(frozen=True)
+class Tiers:
+    """Wanted tiers; "auto" takes the fastest that holds the bank.
+
+    ``scan`` names the precision of a coarser copy of the keys that is read in the keys' tier; the stored keys then stay on
+    disk for rescoring, so that scores are still exact for the stored precision.
+    """
+
+    keys: str = "auto"
+    content: str = "auto"
+    scan: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("keys", "content"):
+            if getattr(self, name) not in ("auto", *TIERS):
+                raise UserError(f"tiers: {name} {getattr(self, name)!r} is unknown (known: auto, {', '.join(TIERS)})")
+        if self.scan is not None and self.scan not in DTYPES:
+            raise UserError(f"tiers: scan {self.scan!r} is unknown (known: {', '.join(DTYPES)})")
+
+    def fitted(self, bank: Bank, device: torch.device, free: dict[str, int] | None = None) -> Tiers:
+        """These tiers with "auto" settled by what fits.
+
+        Args:
+            free: bytes that may be used, by tier; measured where not given. On a CPU the device is the host.
+
+        Raises:
+            UserError: a tier that was asked for cannot hold its part.
+        """
+        free = dict(free if free is not None else free_bytes(device))
+        chosen = {}
+        for name, wanted, needs in (("keys", self.keys, self._key_bytes(bank)), ("content", self.content, content_bytes(bank))):
+            fitting = [tier for tier in TIERS if tier == "disk" or needs <= free[tier]]
+            chosen[name] = fitting[0] if wanted == "auto" else wanted
+            if chosen[name] not in fitting:
+                raise UserError(
+                    f"tiers: {name} take {needs:,} bytes, more than the {free[wanted]:,} that are free on tier '{wanted}';"
+                    f" choose {' or '.join(fitting)}, or auto"
+                )
+            if chosen[name] != "disk":
+                free[chosen[name]] -= needs
+                if device.type == "cpu":
+                    free["device"] = free["host"] = min(free["device"], free["host"])
+        return Tiers(chosen["keys"], chosen["content"], self.scan)
+
+    def _key_bytes(self, bank: Bank) -> int:
+        if self.scan is None:
+            return sum(layer.routing.nbytes for segment in bank.segments for layer in segment.layers)
+        size = torch.empty(0, dtype=DTYPES[self.scan]).element_size()
+        return sum(layer.routing.values.numel() * size for segment in bank.segments for layer in segment.layers)
+
+
+def free_bytes(device: torch.device) -> dict[str, int]:
+    """Bytes that a bank may take on each tier."""
+    host = int(psutil.virtual_memory().available * SHARE)
+    if device.type == "cuda":
+        return {"device": int(torch.cuda.mem_get_info(device)[0] * SHARE), "host": host}
+    return {"device": host, "host": host}
+
+
+def content_bytes(bank: Bank) -> int:
+    """Bytes of the pooled keys and values."""
+    return sum(layer.content.nbytes for segment in bank.segments for layer in segment.layers)
+
+
+def placed(bank: Bank, tiers: Tiers, device: torch.device) -> Bank:
+    """The bank with keys and content in settled tiers; what stays on disk stays mapped."""
+    segments = []
+    for segment in bank.segments:
+        layers = []
+        for layer in segment.layers:
+            routing = layer.routing
+            if tiers.scan is None:
+                scale = None if routing.scale is None else _to(routing.scale, tiers.keys, device)
+                routing = Keys(_to(routing.values, tiers.keys, device), scale)
+            layers.append(StoredLayer(routing, _to(layer.content, tiers.content, device)))
+        tables = Texts(segment.texts.data, segment.texts.offsets)
+        segments.append(Segment(segment.doc_ids, segment.offsets, segment.lengths, segment.live, layers, tables))
+    return Bank(bank.signature, segments, None, bank.corpus)
+
+
+def _to(tensor: Tensor, tier: str, device: torch.device) -> Tensor:
+    if tier == "disk":
+        return tensor
+    if tier == "device" and device.type != "cpu":
+        return tensor.to(device, non_blocking=True)
+    copy = tensor.clone()  # out of the mapping: its pages stay
+    return copy.pin_memory() if torch.cuda.is_available() else copy
