@@ -6,6 +6,7 @@ met and routed beside it. ``max_rounds: 1`` is MSA without interleave; ``constra
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,19 +18,24 @@ from configs.errors import UserError
 from configs.load import IndexSpec, SystemSpec, build
 from configs.records import Answer, CorpusView, Document, Question
 from configs.tables import read_corpus
-from msa import checkpoint
+from msa import checkpoint, sharded
 from msa.bank import Bank, Segment
 from msa.encode import SEGMENT_TOKENS, Encoder
 from msa.generate import Interleave, Limits, Trace
-from msa.memory import BankMemory, cut_scans, scans_of
+from msa.memory import BankMemory, scans_of
 from msa.model import MSAModel
+from msa.parallel import joined
 from msa.prompt import Prompter
 from msa.tiers import Tiers, placed
+
+DEVICE = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Params:
-    """Bounds of Memory Interleave, how many questions are answered together, and the bank's :class:`msa.tiers.Tiers`."""
+    """Bounds of Memory Interleave, how many questions are answered together, the bank's :class:`msa.tiers.Tiers`, and over
+    how many processes it is sharded.
+    """
 
     max_rounds: int = 3
     max_ids: int = 4
@@ -38,6 +44,7 @@ class Params:
     routing_prior: float = 1.0
     batch: int = 64
     tiers: dict[str, Any] = field(default_factory=dict)
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,13 @@ class MSASystem(System):
         self.bank = Bank.open(resources.index, self.encoder.signature)
         stored = self.bank.signature
         self.encoder = Encoder(self.model, self.prompter, stored.key_dtype, stored.content_dtype, directory=resources.model)
-        device = torch.device("cpu")
-        tiers = build(Tiers, params.tiers, "systems.yaml: params of kind 'msa_system': tiers").fitted(self.bank, device)
-        self.bank = placed(self.bank, tiers, device)
-        self._all_scans = scans_of(self.bank, tiers.scan)
+        self.tiers: Tiers = build(Tiers, params.tiers, "systems.yaml: params of kind 'msa_system': tiers")
+        self._ranks = ExitStack()
+        if params.ranks > 1:
+            threads = max(1, resources.threads // params.ranks)
+            torch.set_num_threads(threads)
+            self._ranks.enter_context(joined(params.ranks, sharded.command(resources.index, params.tiers, threads)))
+            self._ranks.callback(sharded.stop)
         self._overlays: dict[Document, Segment] = {}  # heads recur from context to context
         self._view: CorpusView | None = None
 
@@ -90,7 +100,17 @@ class MSASystem(System):
         ends = [0, len(view.base) // 2, len(view.base) - 1] if len(view.base) else []
         if [view.base[place].doc_id for place in ends] != self._base.doc_ids[ends].tolist():
             raise UserError("the bank is of another corpus than its view; run `python -m baselines.index` again")
-        self._view, self._scans = view, cut_scans(self._all_scans, self._base)
+        self._view = view
+        if self.params.ranks > 1:
+            self._shard, self._scans = sharded.own_shard(self._base, self.tiers, DEVICE)
+        else:
+            settled = self.tiers.fitted(self._base, DEVICE)
+            self._shard = placed(self._base, settled, DEVICE)
+            self._scans = scans_of(self._shard, settled.scan)
+
+    def close(self) -> None:
+        """Let the other ranks go."""
+        self._ranks.close()
 
     def memory_bytes(self, view: CorpusView) -> int:
         """Bytes of the view's prefix of the bank."""
@@ -127,7 +147,11 @@ class MSASystem(System):
         for row, added in enumerate(overlays):
             sees[row, [column[document] for document in added]] = True
         hidden = [[document.doc_id for document in added] for added in overlays]
-        memory = BankMemory(self._base, overlay, sees, hidden, self.model.config.top_k_documents, self._scans)
+        top_k = self.model.config.top_k_documents
+        if self.params.ranks > 1:
+            memory = sharded.ShardedMemory(self._shard, overlay, sees, hidden, top_k, self._scans, len(self._base))
+        else:
+            memory = BankMemory(self._shard, overlay, sees, hidden, top_k, self._scans)
         by_id = {q.question_id: {d.doc_id: d for d in added} for q, added in zip(batch, overlays, strict=True)}
         return memory, by_id
 

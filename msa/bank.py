@@ -1,13 +1,5 @@
 """Memory banks: encoded documents in segments, in memory or mapped from disk, that can be added to, edited and cut.
 
-Build a bank on disk, look at it, edit it (documents: corpus.parquet, or JSON lines with ``doc_id`` and ``text``)::
-
-    python -m msa.bank build --model MODEL --documents corpus.parquet BANK
-    python -m msa.bank info BANK
-    python -m msa.bank replace --model MODEL --documents changed.jsonl BANK
-    python -m msa.bank remove --ids 17,4 BANK
-    python -m msa.bank compact BANK
-
 A bank directory holds bank.json (the manifest) and segments (safetensors). A change writes new files first and the
 manifest last, so that a bank is always whole: an interrupted build goes on behind its last segment.
 

@@ -1,9 +1,24 @@
-"""Encoding documents into a memory bank, in memory or segment by segment on disk (stage 1, paper section 3.2)."""
+"""Encoding documents into a memory bank, in memory or segment by segment on disk (stage 1, paper section 3.2).
+
+Build a bank, look at it, edit it. Documents come as a corpus.parquet or as JSON lines with ``doc_id`` and ``text``::
+
+    python -m msa.encode build BANK --model MODEL --documents corpus.parquet --keys bfloat16 --content bfloat16
+    python -m msa.encode add BANK --model MODEL --documents more.jsonl
+    python -m msa.encode replace BANK --model MODEL --documents changed.jsonl
+    python -m msa.encode remove BANK --ids 17,4
+    python -m msa.encode compact BANK
+    python -m msa.encode info BANK
+
+A build that was interrupted goes on behind its last whole segment; an edit is made whole or not at all.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -11,9 +26,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from configs.errors import UserError
+from configs.errors import UserError, run_command
 from configs.records import Document
-from msa import router
+from configs.tables import read_corpus
+from msa import checkpoint, router
 from msa.bank import Bank, Segment, Signature, StoredLayer, Texts
 from msa.config import ModelConfig
 from msa.keys import DTYPES, Keys
@@ -166,3 +182,92 @@ def _parts(documents: Iterator[Document], tokens: int) -> Iterator[list[Document
             part, size = [], 0
     if part:
         yield part
+
+
+def read_documents(path: Path, prompter: Prompter) -> Sequence[Document]:
+    """Documents of a corpus.parquet, or of JSON lines with ``doc_id`` and ``text``.
+
+    Raises:
+        UserError: the file is missing or broken; the message names the line.
+    """
+    if path.suffix == ".parquet":
+        return read_corpus(path)
+    documents = []
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not JSON lines in UTF-8 ({error}); give a .parquet corpus or JSON lines") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            doc_id, text = row["doc_id"], row["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: needs an object with 'doc_id' and 'text' ({error})") from None
+        if not isinstance(doc_id, int) or doc_id < 0 or not isinstance(text, str):
+            raise UserError(f"{path}, line {number}: 'doc_id' must be a whole number from 0 and 'text' a string")
+        documents.append(Document(doc_id, text, 0))
+    sizes = [len(tokens) for tokens in prompter.documents(documents)]
+    return [replace(document, num_tokens=size) for document, size in zip(documents, sizes, strict=True)]
+
+
+def main() -> None:
+    """Build, inspect or edit a bank on disk."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("build", "add", "replace", "remove", "compact", "info"))
+    parser.add_argument("bank", type=Path, help="directory of the bank")
+    parser.add_argument("--model", type=Path, help="checkpoint directory of the model that encodes (build, add, replace)")
+    parser.add_argument("--documents", type=Path, help="corpus.parquet or JSON lines (build, add, replace)")
+    parser.add_argument("--ids", default="", help="document ids, separated by commas (remove)")
+    parser.add_argument("--keys", default="bfloat16", help=f"precision of routing keys: {', '.join(DTYPES)} (build; default: bfloat16)")
+    parser.add_argument("--content", default="bfloat16", help=f"precision of content: {', '.join(CONTENT_DTYPES)} (build; default: bfloat16)")
+    parser.add_argument("--segment-tokens", type=int, default=SEGMENT_TOKENS, help=f"tokens of a segment (default: {SEGMENT_TOKENS:,})")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
+    chosen = parser.parse_args()
+    if chosen.what in ("build", "add", "replace"):
+        if chosen.model is None or chosen.documents is None:
+            raise UserError(f"{chosen.what}: --model and --documents are missing; name the checkpoint and the documents to encode")
+        _encode(chosen)
+    else:
+        bank = Bank.open(chosen.bank)
+        if chosen.what == "remove":
+            bank.remove(_ids(chosen.ids))
+        elif chosen.what == "compact":
+            bank.compact(chosen.segment_tokens)
+    _describe(Bank.open(chosen.bank))
+
+
+def _encode(chosen: argparse.Namespace) -> None:
+    model, prompter = checkpoint.open_model(chosen.model, chosen.threads)
+    documents = read_documents(chosen.documents, prompter)
+    if chosen.what == "build":
+        digest = hashlib.sha256(chosen.documents.read_bytes()).hexdigest()
+        encoder = Encoder(model, prompter, chosen.keys, chosen.content, directory=chosen.model)
+        total = sum(document.num_tokens for document in documents)
+        encoder.build(documents, chosen.bank, digest, total, chosen.segment_tokens)
+        return
+    encoder = Encoder(model, prompter, directory=chosen.model)
+    bank = Bank.open(chosen.bank, encoder.signature)
+    encoder.key_dtype, encoder.content_dtype = bank.signature.key_dtype, bank.signature.content_dtype
+    (bank.add if chosen.what == "add" else bank.replace)(encoder.segment(documents))
+
+
+def _ids(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"--ids {text!r}: give document ids as whole numbers separated by commas, such as 17,4") from None
+
+
+def _describe(bank: Bank) -> None:
+    signature = bank.signature
+    removed = sum(int((~segment.live).sum()) for segment in bank.segments)
+    tokens = sum(int(segment.lengths[segment.live].sum()) for segment in bank.segments)
+    print(f"{bank.directory}: {len(bank):,} documents, {tokens:,} tokens, {len(bank.segments)} segments, {removed:,} removed documents")
+    print(f"keys {signature.key_dtype}, content {signature.content_dtype}, {bank.nbytes:,} bytes, chunks of {signature.pool_tokens} tokens")
+    print(f"layers {', '.join(map(str, signature.routed_layers))}; model {signature.model[:12] or 'unknown'}, tokenizer {signature.tokenizer[:12] or 'unknown'}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -116,12 +116,6 @@ class Scan:
         self.keys, self.error, self.longest = keys, error, heads**0.5 + error
         self.fast = fast_bfloat16(keys.values.device)
 
-    def prefix(self, chunks: int) -> Scan:
-        """The same pass over the first chunks, sharing storage."""
-        part = object.__new__(Scan)
-        part.__dict__.update(self.__dict__, keys=self.keys[:chunks])
-        return part
-
     def bound(self, queries: Queries) -> Tensor:
         """Largest difference of a rough score from the exact one, for each question [Q].
 
@@ -139,7 +133,7 @@ class Scan:
 
     def scores(self, queries: Queries) -> Tensor:
         """Rough scores [Q, T]: the maximum over a question's tokens, tile by tile."""
-        count, length, width = queries.tokens.shape
+        count, length = queries.tokens.shape[:2]
         dtype = torch.bfloat16 if self.fast else torch.float32
         flat = queries.tokens.to(dtype).flatten(0, 1)
         out = flat.new_empty(count, len(self.keys.values), dtype=torch.float32)

@@ -210,14 +210,6 @@ def scans_of(base: Bank, precision: str | None = None) -> list[list[Scan]]:
     return [_scans(segment, base.signature.kv_heads, precision) for segment in base.segments]
 
 
-def cut_scans(scans: list[list[Scan]], prefix: Bank) -> list[list[Scan]]:
-    """The passes over a prefix of the bank that ``scans`` were made for."""
-    return [
-        [scan.prefix(int(segment.offsets[-1])) for scan in layers]
-        for layers, segment in zip(scans, prefix.segments, strict=False)
-    ]
-
-
 def _scans(segment: Segment, heads: int, precision: str | None = None) -> list[Scan]:
     scans = []
     for layer in segment.layers:

@@ -21,11 +21,14 @@ TIMEOUT = timedelta(minutes=10)
 
 
 @contextmanager
-def joined(processes: int = 1) -> Iterator[tuple[int, int]]:
+def joined(processes: int = 1, command: list[str] | None = None) -> Iterator[tuple[int, int]]:
     """Join the processes of this command and give (rank, ranks); alone, (0, 1).
 
-    Under torchrun its processes are joined. Otherwise ``processes - 1`` copies of the running command are started, which
-    come to this same line.
+    Under torchrun its processes are joined. Otherwise ``processes - 1`` others are started.
+
+    Args:
+        command: Python's arguments for the others; by default they are copies of the running command, which come to
+            this same line.
 
     Raises:
         UserError: a process ended before the others; the message names the rank.
@@ -37,7 +40,7 @@ def joined(processes: int = 1) -> Iterator[tuple[int, int]]:
     if "RANK" not in os.environ:
         here = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "RANK": "0"}
         for number in range(1, processes):
-            children.append(subprocess.Popen([*_command(), *sys.argv[1:]], env={**os.environ, **here, "RANK": str(number)}))
+            children.append(subprocess.Popen([sys.executable, *(command or _command())], env={**os.environ, **here, "RANK": str(number)}))
         os.environ.update(here)  # what torchrun would have set
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     ranks = dist.get_world_size()
@@ -70,9 +73,9 @@ def _free_port() -> int:
 
 
 def _command() -> list[str]:
-    """How the running command was started."""
+    """Python's arguments of the running command."""
     spec = sys.modules["__main__"].__spec__
-    return [sys.executable, "-m", spec.name] if spec else [sys.executable, sys.argv[0]]
+    return [*(["-m", spec.name] if spec else [sys.argv[0]]), *sys.argv[1:]]
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:

@@ -4,34 +4,48 @@ The leader broadcasts a batch's routing queries. Every rank finds the best docum
 them (ties by the lowest document id, as anywhere) and asks the owners for the winners' keys and values alone. Scores
 are exact for the stored keys, so that any number of ranks gives the same documents, scores and text.
 
+The other ranks hold their shard and wait for work::
+
+    torchrun --nproc-per-node 2 -m msa.ask BANK --model MODEL "What is ...?"     ranks of one command
+    python -m msa.sharded BANK                                                  one such rank, as a system with ``ranks`` starts it
+
 Shape legend: Q questions, M question tokens, W routing width, k documents a layer, n chunks, G KV heads, D head_dim.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from configs.errors import run_command
+from configs.load import build
+from msa import parallel
 from msa.bank import Bank, Segment
 from msa.keys import Queries, Scan
-from msa.memory import BankMemory, Winners
+from msa.memory import BankMemory, Winners, scans_of
+from msa.tiers import Tiers, placed
 
 
 class ShardedMemory(BankMemory):
-    """The leader's view of a bank that all ranks share; see :class:`msa.memory.BankMemory` for the arguments.
+    """The leader's view of a bank that all ranks share; see :class:`msa.memory.BankMemory` for the other arguments.
 
-    ``base`` is the whole bank, of which this rank reads its own shard alone; the overlay stays with the leader.
+    Args:
+        base: the leader's own shard; the overlay stays with the leader too.
+        documents: of the bank whose prefix is shared: every rank cuts its shard from it.
     """
 
     def __init__(
         self, base: Bank, overlay: Segment | None, sees: Tensor, hidden: list[list[int]], top_k: int,
-        scans: list[list[Scan]] | None = None,
+        scans: list[list[Scan]] | None = None, documents: int = 0,
     ):
-        super().__init__(base.shard(0, dist.get_world_size()), overlay, sees, hidden, top_k, scans)
-        self.hidden, self.documents = hidden, len(base)
+        super().__init__(base, overlay, sees, hidden, top_k, scans)
+        self.hidden, self.documents = hidden, documents
 
     def rows(self, chosen: list[int]) -> ShardedMemory:
         """The memory of some of the questions."""
@@ -80,18 +94,17 @@ class ShardedMemory(BankMemory):
         return counts, content
 
 
-def serve(bank: Bank, scan: str | None = None) -> None:
+def serve(bank: Bank, tiers: Tiers | None = None) -> None:
     """Score and fetch from this rank's shard until the leader says that it is done."""
-    from msa.memory import scans_of
-
-    rank, ranks = dist.get_rank(), dist.get_world_size()
+    rank, device = dist.get_rank(), torch.device("cpu")
+    tiers = tiers or Tiers()
     memory: BankMemory | None = None
     base: tuple[int, Bank, list[list[Scan]]] | None = None
     while (request := _told())["do"] != "stop":
         if request["do"] == "winners":
             if base is None or base[0] != request["documents"]:
-                shard = bank.prefix(request["documents"]).shard(rank, ranks)
-                base = request["documents"], shard, scans_of(shard, scan)
+                shard, scans = own_shard(bank.prefix(request["documents"]), tiers, device)
+                base = request["documents"], shard, scans
             tokens = torch.empty(request["shape"])
             empty = torch.empty(request["shape"][0], dtype=torch.uint8)
             dist.broadcast(tokens, 0)
@@ -107,6 +120,14 @@ def serve(bank: Bank, scan: str | None = None) -> None:
                 counts, content = memory.chunks(request["layer"], found.part[rows, slots].unsqueeze(1), found.place[rows, slots].unsqueeze(1))
                 dist.send(counts.flatten(), 0)
                 dist.send(_in_order(content, found.part[rows, slots], counts.flatten()).view(torch.uint8), 0)
+
+
+def own_shard(bank: Bank, tiers: Tiers, device: torch.device) -> tuple[Bank, list[list[Scan]]]:
+    """This rank's shard of a bank in its tiers, and the passes over it."""
+    shard = bank.shard(dist.get_rank(), dist.get_world_size())
+    settled = tiers.fitted(shard, device)
+    shard = placed(shard, settled, device)
+    return shard, scans_of(shard, settled.scan)
 
 
 def stop() -> None:
@@ -128,3 +149,24 @@ def _told() -> dict[str, Any]:
     holder: list[Any] = [None]
     dist.broadcast_object_list(holder, 0)
     return holder[0]
+
+
+def command(bank: Path, tiers: dict[str, Any], threads: int) -> list[str]:
+    """Arguments of :func:`main` for :func:`msa.parallel.joined`."""
+    return ["-m", "msa.sharded", str(bank), "--tiers", json.dumps(tiers), "--threads", str(threads)]
+
+
+def main() -> None:
+    """Be one of the ranks that are not the leader."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bank", type=Path, help="directory of the bank")
+    parser.add_argument("--tiers", default="{}", help='tiers as JSON, such as \'{"keys": "host"}\' (default: by fit)')
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    with parallel.joined():
+        serve(Bank.open(chosen.bank), build(Tiers, json.loads(chosen.tiers), "--tiers"))
+
+
+if __name__ == "__main__":
+    run_command(main)

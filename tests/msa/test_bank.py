@@ -234,7 +234,7 @@ def test_damaged_banks_are_named(tmp_path, encoder, documents):
         Bank.open(directory)
     path.write_bytes((directory / bank.segments[0].file).read_bytes())
     if bank.segments[0].doc_ids.shape != bank.segments[1].doc_ids.shape:
-        with pytest.raises(UserError, match="not the segment that bank.json names"):
+        with pytest.raises(UserError, match=r"not the segment that bank\.json names"):
             Bank.open(directory)
     path.write_bytes(whole)
     manifest = json.loads((directory / "bank.json").read_text())

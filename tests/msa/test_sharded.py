@@ -26,6 +26,8 @@ from msa.bank import Bank
 from msa.encode import Encoder
 from msa.generate import Interleave, Limits
 from msa.memory import BankMemory
+from msa.keys import Queries
+from msa.tiers import Tiers
 
 ranks, directory, bank_directory, crash = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4:]
 model, prompter = checkpoint.open_model(directory)
@@ -43,9 +45,12 @@ with parallel.joined(ranks) as (rank, ranks):
         sees = torch.tensor([[True, True], [False, False], [False, True]])
         result = []
         for base in (bank, bank.prefix(4)):
-            kind = sharded.ShardedMemory if ranks > 1 else BankMemory
-            memory = kind(base, overlay, sees, [[107, 5], [], [5]], 3)
-            winners = memory.winners(0, __import__("msa.keys").keys.Queries(torch.linspace(-1, 1, 3 * 2 * 16).view(3, 2, 16), torch.zeros(3, dtype=torch.bool)))
+            if ranks > 1:
+                shard, scans = sharded.own_shard(base, Tiers(), torch.device("cpu"))
+                memory = sharded.ShardedMemory(shard, overlay, sees, [[107, 5], [], [5]], 3, scans, len(base))
+            else:
+                memory = BankMemory(base, overlay, sees, [[107, 5], [], [5]], 3)
+            winners = memory.winners(0, Queries(torch.linspace(-1, 1, 3 * 2 * 16).view(3, 2, 16), torch.zeros(3, dtype=torch.bool)))
             traces = Interleave(model, prompter, Limits(max_rounds=2), lambda q, i: base.document(i)).answer(questions, memory)
             result.append([[t.text, t.cited, t.routed] for t in traces] + [winners.scores.tolist(), winners.doc_ids.tolist()])
         if ranks > 1:
