@@ -169,8 +169,11 @@ def _add_special_tokens(
     """
     added = [token for token in prompts.SPECIAL_TOKENS if tokenizer.token_to_id(token) is None]
     spelled = {token: tokenizer.encode(token, add_special_tokens=False).ids for token in added}
+    used = set(tokenizer.get_vocab().values())
     tokenizer.add_special_tokens(added)
     ids = {token: tokenizer.token_to_id(token) for token in added}
+    if used & set(ids.values()):
+        raise UserError("the tokenizer's ids have gaps, so that new tokens would take ids in use; number them from 0 without any")
     rows = max([config.vocab_size, *(index + 1 for index in ids.values())])
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if not added or name not in state:

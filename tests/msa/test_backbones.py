@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -117,7 +116,7 @@ def test_an_index_that_lacks_a_tensor_is_refused(tmp_path):
     tensors = load_file(tmp_path / shard)
     del tensors["model.norm.weight"]
     save_file(tensors, tmp_path / shard)
-    with pytest.raises(UserError, match="index.json: .*missing .*model.norm.weight"):
+    with pytest.raises(UserError, match=r"index.json: .*missing .*model.norm.weight"):
         checkpoint.load(tmp_path)
 
 
@@ -134,7 +133,7 @@ def test_a_shard_that_lacks_what_the_index_promises_is_refused(tmp_path):
 def test_a_senseless_index_is_named(tmp_path, content):
     sharded(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(UserError, match="model.safetensors.index.json"):
+    with pytest.raises(UserError, match=r"model.safetensors.index.json"):
         checkpoint.load(tmp_path)
 
 
@@ -149,16 +148,16 @@ def test_a_truncated_shard_is_named(tmp_path):
 def test_directories_without_weights_are_named(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such"):
         checkpoint.load(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="model.safetensors: no such file"):
+    with pytest.raises(UserError, match=r"model.safetensors: no such file"):
         checkpoint.load(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match="pickled"):
         checkpoint.load(tmp_path)
     build("llama").save_pretrained(tmp_path / "one")
-    with pytest.raises(UserError, match="name a .gguf file, or the directory"):
+    with pytest.raises(UserError, match=r"name a .gguf file, or the directory"):
         checkpoint.load(tmp_path / "one" / "model.safetensors")
     (tmp_path / "one" / "config.json").unlink()
-    with pytest.raises(UserError, match="config.json: no such file"):
+    with pytest.raises(UserError, match=r"config.json: no such file"):
         checkpoint.load(tmp_path / "one")
 
 

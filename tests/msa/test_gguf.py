@@ -169,7 +169,7 @@ def test_corrupt_files_are_named(tmp_path):
     whole = path.read_bytes()
     for size in (0, 3, 20, 100, 700, 3000, len(whole) // 2, len(whole) - 40000):
         path.write_bytes(whole[:size])
-        with pytest.raises(UserError, match="model.gguf: "):
+        with pytest.raises(UserError, match=r"model.gguf: "):
             checkpoint.load(path)
     path.write_bytes(b"GGUX" + whole[4:])
     with pytest.raises(UserError, match="not a readable GGUF"):
@@ -215,7 +215,7 @@ def test_the_tokenizer_inside_a_file_is_used(tmp_path):
 
 def test_a_tokenizer_beside_the_file_outranks_it_and_a_strange_one_is_refused(tmp_path):
     with_tokenizer(tmp_path / "model.gguf", "exotic")
-    with pytest.raises(UserError, match="'exotic' cannot be converted; put the model's tokenizer.json beside it"):
+    with pytest.raises(UserError, match=r"'exotic' cannot be converted; put the model's tokenizer.json beside it"):
         checkpoint.open_model(tmp_path)
     byte_tokenizer(missing=prompts.END_OF_RETRIEVE).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="no token <End-of-Retrieve>"):
