@@ -164,7 +164,7 @@ def find_tokenizer(stored: Stored) -> Tokenizer:
 
     beside = stored.path.parent / "tokenizer.json"
     if stored.path.suffix == ".gguf" and not beside.exists():
-        return gguf.load_tokenizer(stored.path)
+        return gguf.load_tokenizer(stored)
     return load_tokenizer(beside)
 
 

@@ -185,13 +185,16 @@ class ModelConfig:
             "head_dim": self.head_dim,
             "hidden_act": "silu",
             "rope_theta": self.rope_theta,
-            "rope_scaling": self.rope_scaling.to_hub() if self.rope_scaling else None,
             "rms_norm_eps": self.norm_eps,
             "attention_bias": self.qkv_bias,
             "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tied_head,
+            "use_sliding_window": False,
+            "sliding_window": None,
             "torch_dtype": "float32",
         }
+        if self.rope_scaling is not None:
+            content["rope_scaling"] = self.rope_scaling.to_hub()
         if self.max_positions is not None:
             content["max_position_embeddings"] = self.max_positions
         if self.routed_layers:

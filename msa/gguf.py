@@ -15,6 +15,7 @@ from torch import Tensor
 
 from configs.errors import UserError
 from msa.hub import Stored
+from msa.prompt import guarded
 
 if TYPE_CHECKING:
     from gguf import GGUFReader, ReaderTensor
@@ -150,6 +151,7 @@ def _config(metadata: _Metadata, tensors: dict[str, ReaderTensor], path: Path) -
         "bos_token_id": metadata.any("tokenizer.ggml.bos_token_id"),
         "eos_token_id": metadata.any("tokenizer.ggml.eos_token_id"),
         "pad_token_id": metadata.any("tokenizer.ggml.padding_token_id"),
+        "tokenizer": {"model": metadata.any("tokenizer.ggml.model"), "pre": metadata.any("tokenizer.ggml.pre")},
     }
 
 
@@ -214,15 +216,13 @@ def _halves(value: Tensor, heads: int) -> Tensor:
     return value.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer inside a GGUF file, as transformers converts it.
+def load_tokenizer(stored: Stored) -> Tokenizer:
+    """The tokenizer inside an opened GGUF file, as transformers converts it.
 
     Raises:
         UserError: there is none that can be converted faithfully.
     """
-    reader = _reader(path)
-    metadata = _Metadata(reader, path)
-    model, pre = metadata.any("tokenizer.ggml.model"), metadata.any("tokenizer.ggml.pre")
+    path, (model, pre) = stored.path, stored.content["tokenizer"].values()
     mend = "put the model's tokenizer.json beside it"
     if model is None:
         raise UserError(f"{path}: holds no tokenizer; {mend}")
@@ -237,4 +237,4 @@ def load_tokenizer(path: Path) -> Tokenizer:
         raise UserError(f"{path}: its tokenizer cannot be converted ({error}); {mend}") from None
     if pre in ("qwen2", "deepseek-r1-qwen"):  # Qwen's own; GGUF does not store it
         tokenizer.normalizer = normalizers.NFC()
-    return tokenizer
+    return guarded(tokenizer)

@@ -12,6 +12,7 @@ from configs import prompts
 from configs.errors import UserError
 from msa import checkpoint
 from msa.config import ModelConfig
+from msa.convert import export
 
 TYPES = gguf.GGMLQuantizationType
 SHAPE = {
@@ -119,6 +120,19 @@ def test_metadata_is_the_config(tmp_path, kind):
         assert config.rope_scaling.kind == "longrope" and ModelConfig.from_hub(config.to_hub(), "here") == config
         config, expected = (each.__class__(**{**vars(each), "rope_scaling": None}) for each in (config, expected))
     assert config == expected
+
+
+@pytest.mark.parametrize("kind", ["llama-biases", "llama3", "qwen3"])
+@torch.no_grad()
+def test_a_file_written_on_for_transformers_is_still_that_model(tmp_path, kind):
+    import transformers
+
+    theirs = build(kind)
+    write(theirs, tmp_path / "model.gguf", TYPES.Q8_0)
+    export(tmp_path / "model.gguf", tmp_path / "hub")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hub").eval()
+    ids = torch.randint(96, (2, 131), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(again(ids).logits, theirs(ids).logits, atol=1e-4)
 
 
 def test_k_quants_are_the_librarys(tmp_path):
