@@ -12,7 +12,7 @@ Turn a backbone into MSA, with fresh routers on the upper half of its layers::
 Read any of them and write it for others: MSA in the released format, anything else for transformers::
 
     python -m msa.checkpoint export MSA-4B msa-4b --released-inference
-    python -m msa.checkpoint export results/tiny/_models/msa/seed0 plain --to hf
+    python -m msa.checkpoint export results/tiny/_models/msa plain --to hf
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from configs.errors import UserError, run_command
 from configs.tables import write_json
-from msa import onepass
+from msa import gguf, onepass
 from msa.config import ModelConfig
 from msa.hub import SHARD_BYTES, Stored, open_directory, read_tensors, write_tensors
 from msa.loss import auxiliary_loss
@@ -47,6 +47,7 @@ def save(
     """Write config.json and then the weights, each file whole; weights last, so that their presence means all is there.
 
     Args:
+        dtype: of the written weights.
         shard_bytes: more than this goes into shards with an index.
         extra: more keys of config.json.
     """
@@ -62,8 +63,6 @@ def find(path: Path | str) -> Stored:
     Raises:
         UserError: none of these, or a corrupt one.
     """
-    from msa import gguf
-
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or directory")
@@ -160,8 +159,6 @@ def find_tokenizer(stored: Stored) -> Tokenizer:
     Raises:
         UserError: there is none, or it cannot be read.
     """
-    from msa import gguf
-
     beside = stored.path.parent / "tokenizer.json"
     if stored.path.suffix == ".gguf" and not beside.exists():
         return gguf.load_tokenizer(stored)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from configs import prompts
 from configs.errors import UserError
+from configs.fields import Fields
 from configs.tables import whole_directory, write_json
 from msa import checkpoint
 from msa.config import ModelConfig, layer_numbers
@@ -65,7 +66,7 @@ def convert(
         model = checkpoint.read_model(stored, dtype)
         state = dict(model.state_dict())
         generator = torch.Generator().manual_seed(seed)
-        deviation = stored.content.get("initializer_range") or 0.02
+        deviation = Fields(stored.content, str(stored.path)).positive("initializer_range", 0.02)
         for layer in layers:
             for name, heads in zip(ROUTERS, (config.query_heads, config.kv_heads), strict=True):
                 weight = torch.randn(heads * config.head_dim, config.hidden_size, generator=generator) * deviation

@@ -21,7 +21,7 @@ from configs.tables import read_json, whole_file, write_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 5 * 10**9
-TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Stored:
     """A checkpoint on disk, its weights not read yet.
 
     ``path`` is the file that messages name, ``content`` what config.json says (or would say), ``types`` the type of each
-    tensor, ``tensors`` reads them one at a time.
+    tensor (float32 for a quantised one), ``tensors`` reads them one at a time.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Stored:
     @property
     def dtype(self) -> torch.dtype:
         """The narrowest type that holds every tensor exactly."""
-        kinds = {torch.float32 if kind == torch.float64 else kind for kind in self.types.values()}
+        kinds = set(self.types.values())
         return kinds.pop() if len(kinds) == 1 else torch.float32
 
 
