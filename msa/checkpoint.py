@@ -221,12 +221,18 @@ def main() -> int:
     check = commands.add_parser("verify", help="compare a fixture's outputs with this implementation")
     check.add_argument("directory", type=Path, help="with config.json, model.safetensors and golden.safetensors")
     check.add_argument("--json", action="store_true", help="print JSON")
-    convert = commands.add_parser("convert", help="turn a backbone into MSA by adding fresh routers")
+    convert = commands.add_parser(
+        "convert", help="turn a backbone into MSA by adding fresh routers",
+        epilog="example: python -m msa.checkpoint convert Qwen3-0.6B msa-0.6b --routed-layers 14-27 --dtype bfloat16",
+    )  # fmt: skip
     convert.add_argument("--routed-layers", default=None, help="such as 18-35 or 2,3 (default: the upper half)")
     convert.add_argument("--pool-tokens", type=int, default=64, help="P, tokens of a chunk (default: 64)")
     convert.add_argument("--top-k", type=int, default=16, help="documents chosen a layer (default: 16)")
     convert.add_argument("--seed", type=int, default=0, help="of the routers' weights (default: 0)")
-    export = commands.add_parser("export", help="write any checkpoint in the released MSA format or for transformers")
+    export = commands.add_parser(
+        "export", help="write any checkpoint in the released MSA format or for transformers",
+        epilog="example: python -m msa.checkpoint export MSA-4B msa-4b --released-inference",
+    )  # fmt: skip
     export.add_argument("--to", choices=("msa", "hf"), help="default: msa where there are routers; hf leaves them out")
     export.add_argument(
         "--released-inference", action="store_true", help="record that routing normalises only where the released inference code does"
