@@ -29,6 +29,7 @@ from baselines.provenance import (
 from configs.errors import UserError, run_command
 from configs.load import DIRECTORY, Experiment, check_known, load
 from configs.paths import Paths
+from configs.tables import read_json, write_json
 
 
 def main() -> None:
@@ -48,13 +49,11 @@ def main() -> None:
 
 
 def build_directory(experiment: Experiment, paths: Paths, index: str, corpus: str, threads: int) -> None:
-    """Build an index beside its place and move it there with its record.
+    """Build an index beside its place and move it there with its record; an interrupted build goes on where it can.
 
     Raises:
         UserError: the entry's module builds no index, or an input is missing or broken.
     """
-    from configs.tables import write_json
-
     spec = experiment.indexes[index]
     module = load_module(spec.kind, f"systems.yaml: indexes: {index}")
     if not hasattr(module, "build_index"):
@@ -68,11 +67,11 @@ def build_directory(experiment: Experiment, paths: Paths, index: str, corpus: st
         "corpus": file_digest(paths.corpus(corpus)),
         "weights": checkpoint_digest(model) if model else None,
     }
-    with whole_directory(paths.index(index, corpus)) as directory:
+    with begun_directory(paths.index(index, corpus), inputs) as directory:
         start_s = perf_counter()
         module.build_index(spec, IndexResources(model, paths.corpus(corpus), threads), directory)
         build_s = perf_counter() - start_s
-        files = sorted(path for path in directory.rglob("*") if path.is_file())
+        files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "inputs.json")
         record = {
             "index": index,
             "corpus": corpus,
@@ -90,19 +89,28 @@ def build_directory(experiment: Experiment, paths: Paths, index: str, corpus: st
 
 
 @contextmanager
-def whole_directory(place: Path) -> Iterator[Path]:
-    """Give an empty directory beside ``place`` that takes its place only when the block ends well."""
+def begun_directory(place: Path, inputs: dict[str, str | None]) -> Iterator[Path]:
+    """Give a directory beside ``place`` that takes its place only when the block ends well.
+
+    One that an interrupted build from the same inputs left is given again, so that a module which writes in steps can go
+    on; code may have changed in between, what it was to read may not.
+    """
     place.parent.mkdir(parents=True, exist_ok=True)
-    for left in place.parent.glob(f".{place.name}.*.tmp"):
-        shutil.rmtree(left)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
+    begun = place.with_name(f".{place.name}.begun")
+    identity = {name: digest for name, digest in inputs.items() if name != "code"}
+    mark = begun / "inputs.json"
+    if begun.exists() and not (mark.exists() and read_json(mark) == identity):
+        shutil.rmtree(begun)
+    begun.mkdir(exist_ok=True)
+    write_json(identity, mark)
     try:
-        yield temporary
-        shutil.rmtree(place, ignore_errors=True)
-        os.replace(temporary, place)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield begun
+    except UserError:  # what is wrong with the input stays wrong
+        shutil.rmtree(begun)
+        raise
+    mark.unlink()
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(begun, place)
 
 
 if __name__ == "__main__":

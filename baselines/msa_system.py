@@ -49,10 +49,11 @@ class Params:
 
 @dataclass(frozen=True)
 class IndexParams:
-    """How a bank is encoded and stored: precisions, padded tokens encoded at a time, tokens of a segment."""
+    """How a bank is encoded and stored: precisions at rest and of computation, padded tokens encoded at a time, tokens of a segment."""
 
     key_dtype: str = "float32"
     content_dtype: str = "float32"
+    precision: str = "float32"
     batch_tokens: int = 2048
     segment_tokens: int = SEGMENT_TOKENS
 
@@ -67,7 +68,9 @@ def build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> 
     """Encode a corpus into a bank, segment by segment."""
     params = read_params(IndexParams, spec.params, "systems.yaml: params of kind 'msa_system'")
     model, prompter = _open(resources.model, resources.threads)
-    encoder = Encoder(model, prompter, params.key_dtype, params.content_dtype, params.batch_tokens, resources.model)
+    encoder = Encoder(
+        model, prompter, params.key_dtype, params.content_dtype, params.batch_tokens, resources.model, params.precision
+    )
     corpus = read_corpus(resources.corpus)
     encoder.build(corpus, directory, total_tokens=corpus.num_tokens, segment_tokens=params.segment_tokens)
 

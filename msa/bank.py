@@ -167,6 +167,7 @@ class Signature:
     """What a bank can be used with: a bank opens only where all of these agree.
 
     ``model`` and ``tokenizer`` are digests of the files that encoded it (empty for a bank that only lives in memory).
+    ``unit_keys``: heads of routing keys are unit vectors, as the paper has them and some released models do not.
     """
 
     model: str
@@ -177,6 +178,7 @@ class Signature:
     head_dim: int
     key_dtype: str
     content_dtype: str
+    unit_keys: bool = True
 
     def check(self, other: Signature, where: str) -> None:
         """Raise a UserError that names the first difference; precisions are the bank's own and may differ."""

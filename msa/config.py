@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from configs.errors import UserError
+from configs.fields import Fields
+from msa.rope import RopeScaling
 
-QK_NORM_FAMILIES = ("qwen3", "msa")
-QKV_BIAS_FAMILIES = ("qwen2",)
-FAMILIES = ("llama", "qwen2", "qwen3", "msa")
+FAMILIES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "msa": "MSAForCausalLM",  # the released checkpoints: Qwen3 with routers
+}
+# what transformers assumes where config.json is silent
+FAMILY_DEFAULTS: dict[str, dict[str, int]] = {
+    "llama": {},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "msa": {"num_key_value_heads": 32, "head_dim": 128},
+}
+# msa_config values of the released code that this implementation has; another one selects other documents
+ROUTING = {
+    "chunk_reduce_method": "max",
+    "query_reduce_method": "max",
+    "head_reduce_method": "mean",
+    "decouple_router": True,
+    "decouple_pooling_mode": "mean",
+}
 
 
 @dataclass(frozen=True)
@@ -17,6 +37,9 @@ class ModelConfig:
     """A decoder's shape. Without routed layers it is a plain LM.
 
     ``pool_tokens`` is P, the chunk length of mean pooling; ``top_k_documents`` is k (paper section 3.2).
+    ``normalise_routing``: scores are cosines (paper eq. 2); without it they are products scaled by head_dim ** -0.5,
+    which is what the released code computes at inference unless its aux_loss_method is INFONCE (METHOD section 8).
+    ``max_positions`` is the longest sequence that the checkpoint was made for, where it says so.
     """
 
     vocab_size: int
@@ -30,66 +53,129 @@ class ModelConfig:
     norm_eps: float = 1e-6
     qk_norm: bool = True
     qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
     tied_head: bool = True
-    family: str = "qwen3"
+    rope_scaling: RopeScaling | None = None
+    max_positions: int | None = None
     routed_layers: tuple[int, ...] = ()
     pool_tokens: int = 64
     top_k_documents: int = 16
     aux_temperature: float = 0.1
-    window_tokens: int = 0  # longest text the backbone was made for; 0: not stated
+    normalise_routing: bool = True
 
     @property
     def routing_width(self) -> int:
         """Length of a folded routing vector: KV heads x head_dim."""
         return self.kv_heads * self.head_dim
 
-    @classmethod
-    def from_hub(cls, content: dict[str, Any], where: str) -> ModelConfig:
-        """Read a Hugging Face ``config.json``, with the released ``msa_config`` section where there is one.
+    @property
+    def family(self) -> str:
+        """The ``model_type`` whose released code computes this decoder.
 
         Raises:
-            UserError: a family or a feature that this decoder does not have, or a missing key.
+            UserError: no family combines these options.
         """
+        even_bias = self.qkv_bias == self.output_bias
+        if self.qk_norm and even_bias and not self.mlp_bias:
+            return "msa" if self.routed_layers else "qwen3"
+        if not self.qk_norm and even_bias:
+            return "llama"
+        if not self.qk_norm and self.qkv_bias and not self.mlp_bias:
+            return "qwen2"
+        raise UserError(
+            f"no model family has qk_norm={self.qk_norm} with biases qkv={self.qkv_bias}, output={self.output_bias}, mlp={self.mlp_bias}"
+        )
+
+    @classmethod
+    def from_hub(cls, content: dict[str, Any], where: str, released_inference: bool = False) -> ModelConfig:
+        """Read a Hugging Face ``config.json``, with the released ``msa_config`` section where there is one.
+
+        Keys that do not change what the decoder computes are ignored.
+
+        Args:
+            where: the file, for messages.
+            released_inference: normalise routing vectors only where the released inference code does.
+
+        Raises:
+            UserError: a family or a feature that this decoder does not have, a missing key, or a senseless value.
+        """
+        if not isinstance(content, dict):
+            raise UserError(f"{where}: must be a JSON object")
         family = content.get("model_type")
         if family not in FAMILIES:
             raise UserError(f"{where}: model_type {family!r} is not supported (known: {', '.join(FAMILIES)})")
-        if content.get("rope_scaling"):
-            raise UserError(f"{where}: rope_scaling {content['rope_scaling']!r} is not supported; only null is")
-        if content.get("hidden_act", "silu") != "silu":
-            raise UserError(f"{where}: hidden_act {content['hidden_act']!r} is not supported; only 'silu' is")
-        rope = content.get("rope_parameters") or {}
-        msa = content.get("msa_config") or {}
-        try:
-            heads = content["num_attention_heads"]
-            return cls(
-                vocab_size=content["vocab_size"],
-                hidden_size=content["hidden_size"],
-                intermediate_size=content["intermediate_size"],
-                layers=content["num_hidden_layers"],
-                query_heads=heads,
-                kv_heads=content.get("num_key_value_heads") or heads,
-                head_dim=content.get("head_dim") or content["hidden_size"] // heads,
-                rope_theta=float(content.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-                norm_eps=content.get("rms_norm_eps", 1e-6),
-                qk_norm=family in QK_NORM_FAMILIES,
-                qkv_bias=family in QKV_BIAS_FAMILIES or bool(content.get("attention_bias", False)),
-                tied_head=bool(content.get("tie_word_embeddings", False)),
-                family=family,
-                routed_layers=_layer_list(msa.get("router_layer_idx", "")),
-                pool_tokens=int(msa.get("pooling_kernel_size", 64)),
-                # the released files spell it both ways (METHOD section 8)
-                top_k_documents=int(msa.get("top_k_docs", msa.get("doc_top_k", 16))),
-                aux_temperature=float(msa.get("infonce_loss_temp", 0.1)),
-                window_tokens=int(content.get("max_position_embeddings") or 0),
+        _refuse(content, where)
+        read = Fields({**FAMILY_DEFAULTS[family], **content}, where)
+        hidden, heads = read.count("hidden_size"), read.count("num_attention_heads")
+        head_dim = read.count("head_dim", hidden // heads if hidden % heads == 0 else None)
+        scaling = RopeScaling.from_hub(content, where, head_dim)
+        theta = (content.get("rope_scaling") or content.get("rope_parameters") or {}).get("rope_theta") or content.get("rope_theta")
+        bias = family != "qwen2" and bool(content.get("attention_bias", False))
+        config = cls(
+            vocab_size=read.count("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=read.count("intermediate_size"),
+            layers=read.count("num_hidden_layers"),
+            query_heads=heads,
+            kv_heads=read.count("num_key_value_heads", heads),
+            head_dim=head_dim,
+            rope_theta=Fields({"rope_theta": theta}, where).positive("rope_theta", 10000.0),
+            norm_eps=read.positive("rms_norm_eps", 1e-6),
+            qk_norm=family in ("qwen3", "msa"),
+            qkv_bias=family == "qwen2" or bias,
+            output_bias=bias,
+            mlp_bias=family == "llama" and bool(content.get("mlp_bias", False)),
+            tied_head=bool(content.get("tie_word_embeddings", False)),
+            rope_scaling=scaling,
+            max_positions=read.count("max_position_embeddings") if content.get("max_position_embeddings") else None,
+        )
+        if config.query_heads % config.kv_heads or config.head_dim % 2:
+            raise UserError(
+                f"{where}: {config.query_heads} query heads, {config.kv_heads} KV heads, head_dim {config.head_dim}: "
+                "query heads must be a multiple of KV heads, and head_dim even"
             )
-        except KeyError as error:
-            raise UserError(f"{where}: key {error} is missing") from None
+        if family == "msa" and not content.get("msa_config"):
+            raise UserError(f"{where}: key 'msa_config' is missing")
+        return config._with_routers(content["msa_config"], where, released_inference) if content.get("msa_config") else config
+
+    def _with_routers(self, msa: dict[str, Any], where: str, released_inference: bool) -> ModelConfig:
+        where = f"{where}: msa_config"
+        if not isinstance(msa, dict):
+            raise UserError(f"{where} must be a JSON object")
+        for key, known in ROUTING.items():
+            if msa.get(key, known) != known:
+                raise UserError(f"{where}: {key} {msa[key]!r} is not supported; only {known!r} is")
+        if msa.get("top_k_docs", msa.get("doc_top_k")) != msa.get("doc_top_k", msa.get("top_k_docs")):
+            raise UserError(f"{where}: top_k_docs {msa['top_k_docs']!r} and doc_top_k {msa['doc_top_k']!r} must agree")
+        read = Fields(msa, where)
+        if "router_layer_idx" not in msa:
+            raise UserError(f"{where}: key 'router_layer_idx' is missing")
+        # training normalises for every InfoNCE loss, the released inference for INFONCE alone
+        loss = msa.get("aux_loss_method") or "INFONCE"
+        normalise = loss == "INFONCE" if released_inference else "INFONCE" in str(loss)
+        return replace(
+            self,
+            routed_layers=layer_numbers(msa["router_layer_idx"], self.layers, f"{where}: router_layer_idx"),
+            pool_tokens=read.count("pooling_kernel_size", 64),
+            # the released code reads either, its model the first and its engine the second (METHOD section 8)
+            top_k_documents=read.count("top_k_docs" if "top_k_docs" in msa else "doc_top_k", 16),
+            aux_temperature=read.positive("infonce_loss_temp", 0.1),
+            normalise_routing=bool(msa.get("normalise_routing", normalise)),
+        )
 
     def to_hub(self) -> dict[str, Any]:
-        """The ``config.json`` content that :meth:`from_hub` reads back."""
+        """The ``config.json`` content that :meth:`from_hub` reads back.
+
+        The routers of a Qwen3 are written in the released format, whose engine then routes as this one does: for
+        cosines its aux_loss_method must be INFONCE.
+
+        Raises:
+            UserError: no model family combines these options.
+        """
         content: dict[str, Any] = {
-            "architectures": ["MSAForCausalLM" if self.routed_layers else "Qwen3ForCausalLM"],
-            "model_type": "msa" if self.routed_layers and self.family == "qwen3" else self.family,
+            "architectures": [FAMILIES[self.family]],
+            "model_type": self.family,
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
             "intermediate_size": self.intermediate_size,
@@ -99,32 +185,71 @@ class ModelConfig:
             "head_dim": self.head_dim,
             "hidden_act": "silu",
             "rope_theta": self.rope_theta,
-            "rope_scaling": None,
             "rms_norm_eps": self.norm_eps,
             "attention_bias": self.qkv_bias,
+            "mlp_bias": self.mlp_bias,
             "tie_word_embeddings": self.tied_head,
+            "use_sliding_window": False,
+            "sliding_window": None,
             "torch_dtype": "float32",
         }
-        if self.window_tokens:
-            content["max_position_embeddings"] = self.window_tokens
+        if self.rope_scaling is not None:
+            content["rope_scaling"] = self.rope_scaling.to_hub()
+        if self.max_positions is not None:
+            content["max_position_embeddings"] = self.max_positions
         if self.routed_layers:
             content["msa_config"] = {
                 "router_layer_idx": ",".join(map(str, self.routed_layers)),
                 "pooling_kernel_size": self.pool_tokens,
                 "top_k_docs": self.top_k_documents,
+                "doc_top_k": self.top_k_documents,
                 "infonce_loss_temp": self.aux_temperature,
-                "chunk_reduce_method": "max",
-                "query_reduce_method": "max",
-                "head_reduce_method": "mean",
-                "decouple_router": True,
-                "decouple_pooling_mode": "mean",
-                "aux_loss_method": "INFONCE_DECOUPLE",
+                "aux_loss_method": "INFONCE" if self.normalise_routing else "INFONCE_DECOUPLE",
+                "normalise_routing": self.normalise_routing,
                 "rewrite_position": True,
+                "aux_loss": True,
+                # the released training code reads all four, the first as it is spelled there
+                "lmloss_weigth": 1.0,
+                "auxloss_weight": 0.1,
+                "recloss_weight": 0.0,
+                "ansloss_weight": 1.0,
+                **ROUTING,
             }
         return content
 
 
-def _layer_list(value: str | list[int]) -> tuple[int, ...]:
-    if isinstance(value, str):
-        value = [int(part) for part in value.split(",") if part.strip()]
-    return tuple(sorted(value))
+def layer_numbers(value: str | list[int], layers: int, where: str) -> tuple[int, ...]:
+    """Layers named by ``all``, ``18,19,20``, ``18-35`` or a list, in order.
+
+    Raises:
+        UserError: not such a list, none at all, or a layer that the model does not have.
+    """
+    if value == "all":
+        return tuple(range(layers))
+    chosen: set[int] = set()
+    try:
+        for part in value.split(",") if isinstance(value, str) else value:
+            first, _, last = str(part).strip().partition("-")
+            span = range(int(first), int(last or first) + 1)
+            if not span or span[-1] >= layers:
+                raise UserError(f"{where}: {value!r} must name layers from 0 to {layers - 1}")
+            chosen |= set(span)
+    except (ValueError, TypeError):
+        raise UserError(f"{where}: {value!r} is not a list of layers such as 18,19,20 or 18-35 or all") from None
+    if not chosen:
+        raise UserError(f"{where}: names no layer")
+    return tuple(sorted(chosen))
+
+
+def _refuse(content: dict[str, Any], where: str) -> None:
+    """Features of these families that the decoder does not have."""
+    if content.get("hidden_act", "silu") != "silu":
+        raise UserError(f"{where}: hidden_act {content['hidden_act']!r} is not supported; only 'silu' is")
+    if content.get("use_sliding_window"):
+        raise UserError(f"{where}: use_sliding_window is not supported; every layer here attends to the whole sequence")
+    other = set(content.get("layer_types") or ()) - {"full_attention"}
+    if other:
+        raise UserError(f"{where}: layer_types {sorted(other)} are not supported; only 'full_attention' is")
+    if content.get("quantization_config"):
+        raise UserError(f"{where}: quantization_config is not supported; take the unquantised weights, or a GGUF file of them")
+

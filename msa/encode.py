@@ -17,7 +17,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -46,6 +47,7 @@ class Encoder:
     Args:
         key_dtype, content_dtype: stored precisions of the routing keys and of the pooled K/V.
         batch_tokens: padded tokens encoded at once.
+        precision: of the computation, "float32" or "bfloat16".
         directory: the model's checkpoint, whose digests sign the banks; None for banks that stay in memory.
 
     Raises:
@@ -54,7 +56,7 @@ class Encoder:
 
     def __init__(
         self, model: MSAModel, prompter: Prompter, key_dtype: str = "float32", content_dtype: str = "float32",
-        batch_tokens: int = 2048, directory: Path | None = None,
+        batch_tokens: int = 2048, directory: Path | None = None, precision: str = "float32",
     ):
         if key_dtype not in DTYPES or content_dtype not in CONTENT_DTYPES:
             raise UserError(
@@ -62,11 +64,14 @@ class Encoder:
             )
         if not model.config.routed_layers:
             raise UserError(f"{directory or 'the model'}: has no routed layers; encode with an MSA checkpoint")
-        self.model, self.prompter, self.batch_tokens = model, prompter, batch_tokens
+        if key_dtype == "float8" and not model.config.normalise_routing:
+            raise UserError("bank precision 'float8' needs unit routing keys, which this model has not; use bfloat16 or int8")
+        if precision not in CONTENT_DTYPES:
+            raise UserError(f"encoding precision {precision!r} is unknown (known: {', '.join(CONTENT_DTYPES)})")
+        self.model, self.prompter, self.batch_tokens, self.precision = model, prompter, batch_tokens, precision
         self.key_dtype, self.content_dtype = key_dtype, content_dtype
         self.signature = signature_of(model.config, directory, key_dtype, content_dtype)
 
-    @torch.no_grad()
     def segment(self, documents: Sequence[Document], bar: tqdm | None = None) -> Segment:
         """Encode documents; order is kept.
 
@@ -82,17 +87,23 @@ class Encoder:
         total, content = int(offsets[-1]), DTYPES[self.content_dtype]
         routing = [torch.empty(total, config.routing_width) for _ in config.routed_layers]
         contents = [torch.empty(total, 2, config.kv_heads, config.head_dim, dtype=content) for _ in config.routed_layers]
-        for places in _batches(lengths, self.batch_tokens):
-            part = lengths[places]
-            encoded = self.model.encode(pad_rows([wrapped[place] for place in places.tolist()], self.prompter.pad), part)
+
+        @torch.no_grad()  # gradients and autocast are settings of a thread
+        def encode(places: Tensor) -> int:
+            ids, part = pad_rows([wrapped[place] for place in places.tolist()], self.prompter.pad), lengths[places]
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
+                encoded = self.model.encode(ids, part)
             columns = torch.arange(encoded[0].routing.shape[1])
             real = columns < counts[places].unsqueeze(1)
             target = (offsets[places].unsqueeze(1) + columns)[real]
             for keys, store, pooled in zip(routing, contents, encoded, strict=True):
                 keys[target] = pooled.routing[real].float()
                 store[target, 0], store[target, 1] = pooled.keys[real].to(content), pooled.values[real].to(content)
+            return int(part.sum())
+
+        for tokens in _in_threads(encode, _batches(lengths, self.batch_tokens)):
             if bar is not None:
-                bar.update(int(part.sum()))
+                bar.update(tokens)
         layers = [StoredLayer(Keys.store(keys, self.key_dtype), store) for keys, store in zip(routing, contents, strict=True)]
         ids = torch.tensor([document.doc_id for document in documents], dtype=torch.long)
         texts = Texts.of([document.text for document in documents])
@@ -133,7 +144,7 @@ class Encoder:
         return bank
 
     def _check(self, documents: Sequence[Document], wrapped: list[list[int]]) -> None:
-        window = self.model.config.window_tokens
+        window = self.model.config.max_positions
         for document, tokens in zip(documents, wrapped, strict=True):
             if not document.text.strip():
                 raise UserError(f"document {document.doc_id} has no text; give it some or leave it out")
@@ -143,20 +154,37 @@ class Encoder:
                 )
 
 
-def signature_of(config: ModelConfig, directory: Path | None, key_dtype: str, content_dtype: str) -> Signature:
-    """What a bank of this model can be used with."""
-    digests = [_digest(directory, names) for names in (("model.safetensors", "config.json"), ("tokenizer.json",))]
-    return Signature(*digests, config.pool_tokens, config.routed_layers, config.kv_heads, config.head_dim, key_dtype, content_dtype)
+def signature_of(config: ModelConfig, source: Path | None, key_dtype: str, content_dtype: str) -> Signature:
+    """What a bank of this model can be used with; ``source`` is its checkpoint directory or GGUF file."""
+    files: list[Path] = []
+    if source is not None:
+        files = [source] if source.is_file() else sorted([*source.glob("*.safetensors"), *source.glob("*.gguf"), source / "config.json"])
+    tokenizer = [source / "tokenizer.json"] if source is not None and (source / "tokenizer.json").exists() else []
+    return Signature(
+        _digest(files), _digest(tokenizer), config.pool_tokens, config.routed_layers, config.kv_heads, config.head_dim,
+        key_dtype, content_dtype, config.normalise_routing,
+    )
 
 
-def _digest(directory: Path | None, names: tuple[str, ...]) -> str:
-    if directory is None:
-        return ""
+def _digest(files: list[Path]) -> str:
+    """One digest of files, empty where there are none."""
     digest = hashlib.sha256()
-    for name in names:
-        with open(directory / name, "rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()
+    for file in files:
+        if file.exists():
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest() if files else ""
+
+
+def _in_threads(work: Callable[[Tensor], int], batches: Iterable[Tensor]) -> Iterator[int]:
+    """Results of batches in order, one batch a thread: a small model's operations gain little from being split."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield from map(work, batches)
+        return
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(work, batches)
+    torch.set_num_threads(threads)  # threads started from now on take the last setting
 
 
 def _batches(lengths: Tensor, batch_tokens: int) -> Iterator[Tensor]:

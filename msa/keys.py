@@ -69,6 +69,11 @@ class Keys:
             worst = max(worst, float((self[part].exact() - keys[part].double()).norm(dim=-1).max()))
         return worst
 
+    def longest(self, tile: int = 65536) -> float:
+        """Length of the longest row."""
+        parts = (self[start : start + tile].exact().norm(dim=-1).max() for start in range(0, len(self.values), tile))
+        return float(max(parts, default=0.0))
+
     @staticmethod
     def join(parts: list[Keys]) -> Keys:
         """Keys one after another in one piece of memory."""
@@ -107,13 +112,13 @@ class Scan:
     Args:
         keys: what is read; the stored keys themselves or a coarser copy of them.
         error: largest distance of a row from its stored row (0 for the stored keys themselves).
-        heads: KV heads, so that no row is longer than sqrt(heads).
+        longest: no stored row is longer; unit heads give sqrt(KV heads).
     """
 
     TILE = 2048  # chunks at a time: their scores of all tokens stay in the cache
 
-    def __init__(self, keys: Keys, error: float, heads: int):
-        self.keys, self.error, self.longest = keys, error, heads**0.5 + error
+    def __init__(self, keys: Keys, error: float, longest: float):
+        self.keys, self.error, self.longest = keys, error, longest + error
         self.fast = fast_bfloat16(keys.values.device)
 
     def bound(self, queries: Queries) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from msa import router
-from msa.bank import Bank, Segment
+from msa.bank import Bank, Segment, Signature
 from msa.keys import DTYPES, Keys, Queries, Scan
 from msa.model import PooledLayer, Selection
 
@@ -95,7 +95,7 @@ class BankMemory:
         scans: list[list[Scan]] | None = None,
     ):
         self.parts = [*base.segments, *([overlay] if overlay is not None and len(overlay) else [])]
-        self.scans = [*(scans or scans_of(base)), *([_scans(overlay, base.signature.kv_heads)] if len(self.parts) > len(base.segments) else [])]
+        self.scans = [*(scans or scans_of(base)), *([_scans(overlay, base.signature)] if len(self.parts) > len(base.segments) else [])]
         self.top_k, self.signature = top_k, base.signature
         self.content_dtype = DTYPES[base.signature.content_dtype]
         self.blocked: list[Tensor | None] = [None] * len(self.parts)
@@ -207,19 +207,20 @@ def scans_of(base: Bank, precision: str | None = None) -> list[list[Scan]]:
     Args:
         precision: of a coarser copy that is kept in memory and read in place of the stored keys; None reads those.
     """
-    return [_scans(segment, base.signature.kv_heads, precision) for segment in base.segments]
+    return [_scans(segment, base.signature, precision) for segment in base.segments]
 
 
-def _scans(segment: Segment, heads: int, precision: str | None = None) -> list[Scan]:
+def _scans(segment: Segment, signature: Signature, precision: str | None = None) -> list[Scan]:
     scans = []
     for layer in segment.layers:
         stored = layer.routing
+        longest = signature.kv_heads**0.5 * 1.01 if signature.unit_keys else stored.longest()  # rounding may lengthen a row
         if precision is None or precision == stored.dtype:
-            scans.append(Scan(stored, 0.0, heads))
+            scans.append(Scan(stored, 0.0, longest))
         else:
             exact = stored.exact()
             coarse = Keys.store(exact.float(), precision)
-            scans.append(Scan(coarse, coarse.error_from(exact), heads))
+            scans.append(Scan(coarse, coarse.error_from(exact), longest))
     return scans
 
 

@@ -115,7 +115,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, query, bias=config.qkv_bias)
         self.k_proj = nn.Linear(config.hidden_size, key, bias=config.qkv_bias)
         self.v_proj = nn.Linear(config.hidden_size, key, bias=config.qkv_bias)
-        self.o_proj = nn.Linear(query, config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(query, config.hidden_size, bias=config.output_bias)
         if config.qk_norm:
             self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
             self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
@@ -139,21 +139,26 @@ class Attention(nn.Module):
         return self.v_proj(x).unflatten(-1, (self.config.kv_heads, self.config.head_dim))
 
     def routing_queries(self, x: Tensor) -> Tensor:
-        """Folded unit routing queries [..., W]; no RoPE, no norm before the fold."""
+        """Folded routing queries [..., W]; no RoPE."""
         q = self.router_q_proj[0](x).unflatten(-1, (self.config.query_heads, self.config.head_dim))
-        return router.fold_queries(q, self.config.kv_heads)
+        return router.fold_queries(q, self.config.kv_heads, self.config.normalise_routing)
+
+    def routing_keys(self, x: Tensor) -> Tensor:
+        """Routing keys [..., W] of pooled hidden states; no RoPE."""
+        k = self.router_k_proj[0](x).unflatten(-1, (self.config.kv_heads, self.config.head_dim))
+        return router.normalise_keys(k) if self.config.normalise_routing else k.float().flatten(-2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Grouped-query attention of [B, M, H, D] over [B, T, G, D] and the output projection.
 
         ``mask`` is bool [B, 1, M, T]; None means causal with M = T.
         """
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        dtype, q, k, v = q.dtype, q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if q.device.type == "cpu":  # the CPU kernel is faster in float32 than in bfloat16, most of all backward
             q, k, v = q.float(), k.float(), v.float()
         with torch.autocast(q.device.type, enabled=False):
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-        return self.o_proj(out.transpose(1, 2).flatten(-2))
+        return self.o_proj(out.transpose(1, 2).flatten(-2).to(dtype))
 
 
 class MLP(nn.Module):
@@ -161,9 +166,9 @@ class MLP(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -209,7 +214,7 @@ class MSAModel(nn.Module):
 
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Rotary angles of integer positions."""
-        return rotary_angles(positions, self.config.head_dim, self.config.rope_theta)
+        return rotary_angles(positions, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)
 
     def logits(self, hidden: Tensor, vocabulary: Tensor | None = None) -> Tensor:
         """Logits of final hidden states (after the last norm), of some tokens of the vocabulary where they are named."""
@@ -235,10 +240,9 @@ class MSAModel(nn.Module):
             if index in self.config.routed_layers:
                 # the projections of K^R and V are linear, so they may follow the pooling at 1/P of the cost
                 mean = router.pool_chunks(h, lengths, pool).to(h.dtype)
-                routing = attention.router_k_proj[0](mean).unflatten(-1, (self.config.kv_heads, -1))
                 pooled.append(
                     PooledLayer(
-                        router.normalise_keys(routing),
+                        attention.routing_keys(mean),
                         router.pool_chunks(k, lengths, pool).to(h.dtype),
                         attention.values(mean),
                     )

@@ -72,14 +72,20 @@ def _chunks(labels: Tensor, pool: int) -> list[tuple[int, Tensor]]:
 
 
 def _scores(attention: Attention, h: Tensor, labels: Tensor, chunks: list[tuple[int, Tensor]]) -> Tensor:
-    """Document scores straight from paper eq. 2: mean over heads of cosines, max over tokens, max over chunks."""
+    """Document scores straight from paper eq. 2: mean over heads of cosines, max over tokens, max over chunks.
+
+    Without normalisation each head's score is the scaled product in place of the cosine.
+    """
     config = attention.config
     queries = attention.router_q_proj[0](h[labels == QUESTION]).unflatten(-1, (config.query_heads, config.head_dim))
     routing = attention.router_k_proj[0](h).unflatten(-1, (config.kv_heads, config.head_dim))
     keys = torch.stack([routing[tokens].float().mean(0) for _, tokens in chunks])
     keys = keys.repeat_interleave(config.query_heads // config.kv_heads, 1)
-    cosines = torch.einsum("thd,chd->tch", F.normalize(queries, dim=-1), F.normalize(keys, dim=-1))
-    chunk_scores = cosines.mean(-1).amax(0)
+    if config.normalise_routing:
+        queries, keys = F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
+    else:
+        queries = queries / config.head_dim**0.5
+    chunk_scores = torch.einsum("thd,chd->tch", queries, keys).mean(-1).amax(0)
     scores = torch.full((int(labels.max()),), -torch.inf)
     for (document, _), score in zip(chunks, chunk_scores, strict=True):
         scores[document - 1] = torch.maximum(scores[document - 1], score)

@@ -34,11 +34,18 @@ class Row:
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """Read a tokenizer.json. Text never turns into special tokens: those are placed by this module alone."""
+    """Read a tokenizer.json, or the one of a directory."""
+    path = Path(path) / "tokenizer.json" if Path(path).is_dir() else Path(path)
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        return guarded(Tokenizer.from_file(str(path)))
     except Exception as error:  # the library raises bare Exception for a missing or corrupt file
         raise UserError(f"{path}: not a readable tokenizer file ({error})") from None
+
+
+def guarded(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer whose texts never turn into the special tokens of prompts: this module alone places those."""
+    known = [token for token in prompts.SPECIAL_TOKENS if tokenizer.token_to_id(token) is not None]
+    tokenizer.add_special_tokens(known)  # foreign tokenizers have some of them as ordinary added tokens
     tokenizer.encode_special_tokens = True
     tokenizer.no_padding()
     tokenizer.no_truncation()
@@ -54,10 +61,13 @@ class Prompter:
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
-        special = {token: tokenizer.token_to_id(token) for token in prompts.SPECIAL_TOKENS}
+        self.special = special = {token: tokenizer.token_to_id(token) for token in prompts.SPECIAL_TOKENS}
         for token, index in special.items():
             if index is None:
-                raise UserError(f"the tokenizer has no token {token}; build it with every special token of configs/prompts.py")
+                raise UserError(
+                    f"the tokenizer has no token {token}; build it with every special token of configs/prompts.py, "
+                    "or let `python -m msa.checkpoint convert` or `export` add it"
+                )
         self.pad = special[prompts.END_OF_TEXT]
         self.im_start, self.im_end = special[prompts.IM_START], special[prompts.IM_END]
         self.object_ref_end = special[prompts.OBJECT_REF_END]

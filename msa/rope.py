@@ -1,24 +1,164 @@
-"""Rotary position embedding (half-split form, as in Llama and Qwen)."""
+"""Rotary position embedding (half-split form, as in Llama and Qwen) and its long-context variants."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from configs.errors import UserError
+from configs.fields import Fields, is_positive
 
-def rotary_angles(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+KINDS = ("linear", "llama3", "yarn", "longrope")
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How a checkpoint stretches its frequencies past the length of its first training.
+
+    ``kind``: linear divides all by ``factor``; llama3 (Llama 3.1) and yarn (arXiv 2309.00071) divide the slow ones and
+    leave the fast ones; longrope divides each by its own of ``divisors``. ``attention_factor`` multiplies cosines and
+    sines (yarn, longrope).
+    """
+
+    kind: str
+    factor: float = 1.0
+    original_positions: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+    divisors: tuple[float, ...] = ()
+
+    @classmethod
+    def from_hub(cls, content: dict[str, Any], where: str, head_dim: int) -> RopeScaling | None:
+        """Read ``rope_scaling`` or ``rope_parameters`` of a whole ``config.json``; None for plain RoPE.
+
+        Raises:
+            UserError: a kind that is not implemented, a missing or senseless value.
+        """
+        key = "rope_scaling" if content.get("rope_scaling") else "rope_parameters"
+        values = content.get(key) or {}
+        if not isinstance(values, dict) or any(isinstance(value, dict) for value in values.values()):
+            raise UserError(f"{where}: {key} {values!r} is not supported; only one RoPE for all layers is")
+        if values.get("partial_rotary_factor", content.get("partial_rotary_factor")) not in (None, 1):
+            raise UserError(f"{where}: partial_rotary_factor is not supported unless it is 1")
+        kind = values.get("rope_type") or values.get("type") or "default"
+        if kind == "default":
+            return None
+        if kind not in KINDS:
+            raise UserError(f"{where}: {key} {kind!r} is not supported (known: default, {', '.join(KINDS)})")
+        # as in transformers: the original length beside rope_scaling outranks the one inside, the whole length is the default
+        name = "original_max_position_embeddings"
+        read = Fields({**content, **values, name: content.get(name) or values.get(name)}, f"{where}: {key}")
+        if kind == "linear":
+            return cls(kind, read.positive("factor"))
+        positions = read.count("max_position_embeddings") if read.values[name] is None else read.count(name)
+        if kind == "llama3":
+            low, high = read.positive("low_freq_factor"), read.positive("high_freq_factor")
+            if high <= low:
+                raise UserError(f"{read.where}: high_freq_factor must be above low_freq_factor")
+            return cls(kind, read.positive("factor"), positions, low, high)
+        whole = content.get("max_position_embeddings")
+        factor = read.positive("factor", whole / positions if read.values[name] and is_positive(whole) else None)
+        if kind == "longrope":
+            gain = math.sqrt(1 + math.log(factor) / math.log(positions)) if min(factor, positions) > 1 else 1.0
+            divisors = _fixed_divisors(values, read.where, head_dim // 2)
+            return cls(kind, factor, positions, attention_factor=read.positive("attention_factor", gain), divisors=divisors)
+        gain = _yarn_gain(factor)
+        if values.get("mscale") and values.get("mscale_all_dim"):
+            gain = _yarn_gain(factor, read.positive("mscale")) / _yarn_gain(factor, read.positive("mscale_all_dim"))
+        return cls(
+            kind, factor, positions, beta_fast=read.positive("beta_fast", 32.0), beta_slow=read.positive("beta_slow", 1.0),
+            truncate=values.get("truncate") is not False, attention_factor=read.positive("attention_factor", gain),
+        )  # fmt: skip
+
+    def to_hub(self) -> dict[str, Any]:
+        """The ``rope_scaling`` that :meth:`from_hub` reads back."""
+        values: dict[str, Any] = {"rope_type": self.kind, "factor": self.factor}
+        if self.kind != "linear":
+            values["original_max_position_embeddings"] = self.original_positions
+        if self.kind == "llama3":
+            values |= {"low_freq_factor": self.low_freq_factor, "high_freq_factor": self.high_freq_factor}
+        if self.kind in ("yarn", "longrope"):
+            values["attention_factor"] = self.attention_factor
+        if self.kind == "yarn":
+            values |= {"beta_fast": self.beta_fast, "beta_slow": self.beta_slow, "truncate": self.truncate}
+        if self.kind == "longrope":
+            values |= {"short_factor": list(self.divisors), "long_factor": list(self.divisors)}
+        return values
+
+
+def _fixed_divisors(values: dict[str, Any], where: str, count: int) -> tuple[float, ...]:
+    """The divisors of a longrope that does not change with the length of the sequence."""
+    divisors = values.get("short_factor")
+    if divisors != values.get("long_factor"):
+        raise UserError(f"{where}: longrope is supported only where short_factor equals long_factor")
+    if not isinstance(divisors, list) or len(divisors) != count or not all(map(is_positive, divisors)):
+        raise UserError(f"{where}: short_factor must be {count} numbers above 0 (half of head_dim), not {divisors!r}")
+    return tuple(map(float, divisors))
+
+
+def _yarn_gain(factor: float, weight: float = 1.0) -> float:
+    return 0.1 * weight * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+@lru_cache(maxsize=16)
+def rotary_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None, device: torch.device) -> Tensor:
+    """Radians per position, float32 [head_dim / 2]; not to be written to.
+
+    Each is rounded as in transformers: at position 100,000 the last bit of a frequency is the second digit of an angle.
+    """
+    periods = theta ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    frequencies = 1.0 / periods
+    if scaling is None:
+        return frequencies
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    if scaling.kind == "longrope":
+        return 1.0 / (torch.tensor(scaling.divisors, device=device) * periods)
+    if scaling.kind == "llama3":
+        # turns within the original length: with few a frequency is divided, with many it is kept, else it lies between
+        turns = scaling.original_positions / (2 * math.pi / frequencies)
+        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        between = (1 - kept) * frequencies / scaling.factor + kept * frequencies
+        return torch.where(kept < 0, frequencies / scaling.factor, torch.where(kept > 1, frequencies, between))
+    first, last = (
+        head_dim * math.log(scaling.original_positions / (beta * 2 * math.pi)) / (2 * math.log(theta))
+        for beta in (scaling.beta_fast, scaling.beta_slow)
+    )
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, head_dim - 1)
+    ramp = torch.arange(head_dim // 2, device=device, dtype=torch.float32) - first
+    kept = 1 - (ramp / (last - first if last != first else 0.001)).clamp(0, 1)
+    return 1.0 / (scaling.factor * periods) * (1 - kept) + frequencies * kept
+
+
+def rotary_angles(
+    positions: Tensor, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Tensor, Tensor]:
     """Cosine and sine of every position.
 
     Args:
         positions: integer positions, any shape [...]. Document-wise RoPE counts from 0 in each document; global RoPE
             starts the question at (template head length) + k (paper section 3.2.3).
+        scaling: how the checkpoint stretches the frequencies.
 
     Returns:
         cos and sin, float32 [..., head_dim / 2].
     """
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim)
-    angles = positions.float().unsqueeze(-1) * frequencies
-    return angles.cos(), angles.sin()
+    angles = positions.float().unsqueeze(-1) * rotary_frequencies(head_dim, theta, scaling, positions.device)
+    cos, sin = angles.cos(), angles.sin()
+    if scaling is not None and scaling.attention_factor != 1.0:
+        cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor
+    return cos, sin
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -43,14 +43,15 @@ def normalise_keys(pooled: Tensor) -> Tensor:
     return F.normalize(pooled.float(), dim=-1).flatten(-2)
 
 
-def fold_queries(queries: Tensor, kv_heads: int) -> Tensor:
-    """Fold normalised query heads [..., H, D] into one vector [..., W].
+def fold_queries(queries: Tensor, kv_heads: int, normalise: bool = True) -> Tensor:
+    """Fold query heads [..., H, D] into one vector [..., W].
 
     The mean over heads of cos(q_h, k_g(h)) is linear in the keys, so the heads of a KV group add up before the
-    product: score = <fold, key> (exact; query heads of a group are contiguous).
+    product: score = <fold, key> (exact; query heads of a group are contiguous). Without ``normalise`` heads are scaled by
+    D ** -0.5 instead, as the released engine does where it does not normalise; the keys must be raw then, too.
     """
     heads, head_dim = queries.shape[-2:]
-    unit = F.normalize(queries.float(), dim=-1)
+    unit = F.normalize(queries.float(), dim=-1) if normalise else queries.float() * head_dim**-0.5
     grouped = unit.view(*queries.shape[:-2], kv_heads, heads // kv_heads, head_dim).sum(-2)
     return (grouped / heads).flatten(-2)
 

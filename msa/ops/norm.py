@@ -31,4 +31,4 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """
     if torch.is_grad_enabled() and x.requires_grad:
         return _RMSNorm.apply(x.float(), weight, eps).to(x.dtype)
-    return F.rms_norm(x.float(), weight.shape, weight, eps).to(x.dtype)
+    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)

@@ -253,7 +253,7 @@ def test_documents_that_cannot_be_encoded_are_named(tmp_path, model, prompter, d
     encoder = Encoder(model, prompter)
     with pytest.raises(UserError, match="document 3 has no text"):
         encoder.bank([documents[0], Document(3, " \n", 5)])
-    model.config, kept = replace(model.config, window_tokens=20), model.config
+    model.config, kept = replace(model.config, max_positions=20), model.config
     try:
         with pytest.raises(UserError, match=r"document 4 has \d+ tokens, more than the model's window of 20"):
             stream(encoder, [Document(4, "alpha " * 30, 40)], tmp_path / "bank")

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from msa import router
 from msa.loss import auxiliary_loss
-from msa.memory import top_by_id
 from msa.ops.norm import rms_norm
 
 
@@ -40,7 +39,6 @@ def test_tokens_outside_the_question_do_not_route():
 def test_ties_go_to_the_lowest_document():
     scores = torch.tensor([[0.5, 0.9, 0.5, 0.5, 0.1]])
     assert router.top_documents(scores, 3).tolist() == [[1, 0, 2]]
-    assert top_by_id(scores, torch.tensor([40, 7, 30, 20, 1]), 3).tolist() == [[1, 3, 2]]
     assert router.top_documents(torch.zeros(2, 6), 4).tolist() == [[0, 1, 2, 3]] * 2
     assert router.top_documents(scores, 99).tolist() == [[1, 0, 2, 3, 4]]
 
