@@ -80,7 +80,8 @@ PROFILE = {
     "models": ["backbone", "reader", "msa"],
     "samples": {
         "bare": {"bank_tokens": 3072, "banks": 2, "questions": 16, "bare_share": 1.0},
-        "short": {"bank_tokens": 3072, "banks": 2, "questions": 16},
+        "short": {"bank_tokens": 3072, "banks": 2, "questions": 16, "tasks_per_bank": 1},
+        "mixed": {"bank_tokens": 3072, "banks": 2, "questions": 16},
         "long": {"bank_tokens": 4096, "banks": 2, "questions": 16},
     },
     "latency": {"task": "scaling_facts", "questions": 1},

@@ -37,7 +37,7 @@ TOY = {
     ],
     "seeds": [0],
     "models": ["backbone", "reader", "msa", "embedder"],
-    "samples": {"bare": {}, "short": {}, "long": {}},
+    "samples": {"bare": {}, "short": {}, "mixed": {}, "long": {}},
     "latency": {"task": "scaling_facts", "questions": 4},
 }
 STRENGTH = {  # chance of a right answer on needles, scaling, two-hop at 16K, and the part lost per factor of ten in memory

@@ -24,7 +24,7 @@ PROFILE = {
     "systems": ["rag_bm25"],
     "seeds": [0],
     "models": ["backbone", "msa", "reader"],
-    "samples": {name: {"bank_tokens": 2048, "banks": 2, "questions": 4} for name in ("bare", "short", "long")},
+    "samples": {name: {"bank_tokens": 2048, "banks": 2, "questions": 4} for name in ("bare", "short", "mixed", "long")},
     "latency": {"task": "two_hop", "questions": 1},
 }
 
