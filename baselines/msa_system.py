@@ -28,8 +28,6 @@ from msa.parallel import joined
 from msa.prompt import Prompter
 from msa.tiers import Tiers, placed
 
-DEVICE = torch.device("cpu")
-
 
 @dataclass(frozen=True)
 class Params:
@@ -105,10 +103,10 @@ class MSASystem(System):
             raise UserError("the bank is of another corpus than its view; run `python -m baselines.index` again")
         self._view = view
         if self.params.ranks > 1:
-            self._shard, self._scans = sharded.own_shard(self._base, self.tiers, DEVICE)
+            self._shard, self._scans = sharded.own_shard(self._base, self.tiers, self.model.device)
         else:
-            settled = self.tiers.fitted(self._base, DEVICE)
-            self._shard = placed(self._base, settled, DEVICE)
+            settled = self.tiers.fitted(self._base, self.model.device)
+            self._shard = placed(self._base, settled, self.model.device)
             self._scans = scans_of(self._shard, settled.scan)
 
     def close(self) -> None:

@@ -28,18 +28,17 @@ from msa.tiers import TIERS, Tiers, placed
 
 def answer(texts: list[str], chosen: argparse.Namespace, ranks: int) -> list[Trace]:
     """Answer questions as the leader of ``ranks`` processes."""
-    device = torch.device("cpu")
     model, prompter = checkpoint.open_model(chosen.model, chosen.threads)
     bank = Bank.open(chosen.bank, Encoder(model, prompter, directory=chosen.model).signature)
     questions = [Question(str(number), text, chosen.prefix, chosen.tokens) for number, text in enumerate(texts)]
     nothing, nobody = torch.zeros(len(texts), 0, dtype=torch.bool), [[] for _ in texts]
     top_k = model.config.top_k_documents
     if ranks > 1:
-        shard, scans = sharded.own_shard(bank, _tiers(chosen), device)
+        shard, scans = sharded.own_shard(bank, _tiers(chosen), model.device)
         memory: BankMemory = sharded.ShardedMemory(shard, None, nothing, nobody, top_k, scans, len(bank))
     else:
-        settled = _tiers(chosen).fitted(bank, device)
-        bank_here = placed(bank, settled, device)
+        settled = _tiers(chosen).fitted(bank, model.device)
+        bank_here = placed(bank, settled, model.device)
         memory = BankMemory(bank_here, None, nothing, nobody, top_k, scans_of(bank_here, settled.scan))
     limits = Limits(max_rounds=chosen.rounds)
     traces = Interleave(model, prompter, limits, lambda _, doc_id: bank.document(doc_id)).answer(questions, memory)

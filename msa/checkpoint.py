@@ -28,7 +28,7 @@ from torch import Tensor
 
 from configs.errors import UserError, run_command
 from configs.tables import write_json
-from msa import gguf, onepass
+from msa import gguf, onepass, parallel
 from msa.config import ModelConfig
 from msa.hub import SHARD_BYTES, Stored, open_directory, read_tensors, write_tensors
 from msa.loss import auxiliary_loss
@@ -135,7 +135,7 @@ def read_config(stored: Stored, released_inference: bool = False) -> ModelConfig
 
 
 def open_model(path: Path | str, threads: int = 0, dtype: torch.dtype = torch.float32) -> tuple[MSAModel, Prompter]:
-    """The model of a checkpoint and the row builder of its tokenizer.
+    """The model of a checkpoint, on this process's device, and the row builder of its tokenizer.
 
     Args:
         threads: CPU threads of the process; 0 leaves torch's choice.
@@ -150,7 +150,7 @@ def open_model(path: Path | str, threads: int = 0, dtype: torch.dtype = torch.fl
             f"{stored.path}: has rows for {config.vocab_size} tokens, and the tokenizer has special tokens beyond them; "
             "`python -m msa.checkpoint convert` adds rows"
         )
-    return read_model(stored, dtype), prompter
+    return read_model(stored, dtype).to(parallel.device()), prompter
 
 
 def find_tokenizer(stored: Stored) -> Tokenizer:

@@ -27,25 +27,27 @@ class Session:
         self.cache = Cache()
         ids, valid, self.lengths = self._padded([row.ids for row in rows])
         self.shift = model.config.top_k_documents if memory is not None else 0
-        positions = own_positions(ids.shape[1], head, self.shift)
-        routing = pad_rows([list(map(int, row.routing)) for row in rows], 0).bool() if memory is not None else None
-        reads = (torch.arange(ids.shape[1]) >= head).expand_as(ids)
+        positions = own_positions(ids.shape[1], head, self.shift).to(model.device)
+        routing = None
+        if memory is not None:
+            routing = pad_rows([list(map(int, row.routing)) for row in rows], 0).bool().to(model.device)
+        reads = (torch.arange(ids.shape[1], device=model.device) >= head).expand_as(ids)
         hidden, self.selections = model(ids, positions, valid, memory, routing, reads, self.cache)
         self.logits = self._last(hidden, self.lengths)
 
     def _padded(self, rows: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
-        ids = pad_rows(rows, self.pad)
-        lengths = torch.tensor([len(row) for row in rows])
-        return ids, torch.arange(ids.shape[1]) < lengths.unsqueeze(1), lengths
+        ids = pad_rows(rows, self.pad).to(self.model.device)
+        lengths = torch.tensor([len(row) for row in rows], device=ids.device)
+        return ids, torch.arange(ids.shape[1], device=ids.device) < lengths.unsqueeze(1), lengths
 
     def _last(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Logits [B, V] behind each row's last real token."""
-        return self.model.logits(hidden[torch.arange(len(lengths)), lengths - 1])
+        return self.model.logits(hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1])
 
     def feed(self, tokens: list[list[int]]) -> Tensor:
         """Read more tokens of every row (at least one each); logits [B, V] behind the last of them."""
         ids, valid, counts = self._padded(tokens)
-        positions = self.lengths.unsqueeze(1) + self.shift + torch.arange(ids.shape[1])
+        positions = self.lengths.unsqueeze(1) + self.shift + torch.arange(ids.shape[1], device=ids.device)
         hidden, _ = self.model(ids, positions, valid, cache=self.cache)
         self.lengths = self.lengths + counts
         self.logits = self._last(hidden, counts)
@@ -53,7 +55,7 @@ class Session:
 
     def rows(self, chosen: list[int]) -> Session:
         """A session of some of the rows; this one stays usable."""
-        index = torch.tensor(chosen, dtype=torch.long)
+        index = torch.tensor(chosen, dtype=torch.long, device=self.logits.device)
         part = object.__new__(Session)
         part.model, part.pad, part.shift = self.model, self.pad, self.shift
         part.cache, part.lengths, part.logits = self.cache.rows(index), self.lengths[index], self.logits[index]

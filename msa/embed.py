@@ -73,5 +73,6 @@ class Embedder:
             ids = pad_rows([rows[number][0] for number in chosen], self.prompter.pad)
             columns = torch.arange(ids.shape[1])
             first, end = (torch.tensor([rows[number][side] for number in chosen]).unsqueeze(1) for side in (1, 2))
-            result[chosen] = embed(self.model, ids, (columns >= first) & (columns < end)).numpy()
+            pooled, device = (columns >= first) & (columns < end), self.model.device
+            result[chosen] = embed(self.model, ids.to(device), pooled.to(device)).cpu().numpy()
         return result

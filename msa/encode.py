@@ -34,7 +34,7 @@ from msa import checkpoint, router
 from msa.bank import Bank, Segment, Signature, StoredLayer, Texts
 from msa.config import ModelConfig
 from msa.keys import DTYPES, Keys
-from msa.model import MSAModel
+from msa.model import MSAModel, PooledLayer
 from msa.prompt import Prompter, pad_rows
 
 CONTENT_DTYPES = ("float32", "bfloat16")
@@ -91,8 +91,9 @@ class Encoder:
         @torch.no_grad()  # gradients and autocast are settings of a thread
         def encode(places: Tensor) -> int:
             ids, part = pad_rows([wrapped[place] for place in places.tolist()], self.prompter.pad), lengths[places]
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bfloat16"):
-                encoded = self.model.encode(ids, part)
+            with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                encoded = self.model.encode(ids.to(self.model.device), part.to(self.model.device))
+            encoded = [PooledLayer(*(tensor.cpu() for tensor in pooled.tensors())) for pooled in encoded]
             columns = torch.arange(encoded[0].routing.shape[1])
             real = columns < counts[places].unsqueeze(1)
             target = (offsets[places].unsqueeze(1) + columns)[real]

@@ -140,7 +140,7 @@ class Scan:
         """Rough scores [Q, T]: the maximum over a question's tokens, tile by tile."""
         count, length = queries.tokens.shape[:2]
         dtype = torch.bfloat16 if self.fast else torch.float32
-        flat = queries.tokens.to(dtype).flatten(0, 1)
+        flat = queries.tokens.to(self.keys.values.device, dtype).flatten(0, 1)
         out = flat.new_empty(count, len(self.keys.values), dtype=torch.float32)
         for start in range(0, out.shape[1], self.TILE):
             tile = self.keys[start : start + self.TILE]

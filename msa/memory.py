@@ -71,12 +71,13 @@ class Winners:
 class Pending:
     """A selection whose keys and values are on their way from a slower tier or another rank."""
 
-    def __init__(self, fetched: Future[tuple[Tensor, Tensor, Tensor]], winners: Winners):
-        self.fetched, self.winners = fetched, winners
+    def __init__(self, fetched: Future[tuple[Tensor, Tensor, Tensor]], winners: Winners, device: torch.device):
+        self.fetched, self.winners, self.device = fetched, winners, device
 
     def ready(self) -> Selection:
         """Wait for them."""
-        return Selection(*self.fetched.result(), self.winners.scores, self.winners.doc_ids)
+        keys, values, mask = (tensor.to(self.device, non_blocking=True) for tensor in self.fetched.result())
+        return Selection(keys, values, mask, self.winners.scores, self.winners.doc_ids)
 
 
 class BankMemory:
@@ -124,18 +125,18 @@ class BankMemory:
     def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Pending:
         """See :class:`msa.model.Memory`; ``documents`` of the result are ids, -1 where there are fewer than k, ``scores`` theirs."""
         winners = self.winners(layer, Queries.of(folded, routing_mask))
-        return Pending(_fetching().submit(self.fetch, layer, winners), winners)
+        return Pending(_fetching().submit(self.fetch, layer, winners), winners, folded.device)
 
     def winners(self, layer: int, queries: Queries) -> Winners:
         """The best documents of each question, by scores that are exact for the stored keys."""
         bound = self._bound(layer, queries)
-        count = len(queries.tokens)
-        best = torch.full((count, self.top_k), -torch.inf)
+        count, device = len(queries.tokens), queries.tokens.device
+        best = torch.full((count, self.top_k), -torch.inf, device=device)
         found: list[tuple[Tensor, Tensor, Tensor, int]] = []  # rows, places, rough scores, part
         for number, part in enumerate(self.parts):
-            rough = _document_maximum(self.scans[number][layer].scores(queries), part.offsets)
+            rough = _document_maximum(self.scans[number][layer].scores(queries), part.offsets).to(device)
             if self.blocked[number] is not None:
-                rough.masked_fill_(self.blocked[number], -torch.inf)
+                rough.masked_fill_(self.blocked[number].to(device), -torch.inf)
             rough[queries.empty] = -torch.inf
             here = rough.topk(min(self.top_k, rough.shape[1]), dim=1).values
             best = torch.cat((best, here), 1).topk(self.top_k, dim=1).values
@@ -148,20 +149,20 @@ class BankMemory:
 
     def _bound(self, layer: int, queries: Queries) -> Tensor:
         bounds = [scans[layer].bound(queries) for scans in self.scans]
-        return torch.stack(bounds).amax(0) if bounds else torch.zeros(len(queries.tokens))
+        return torch.stack(bounds).amax(0) if bounds else queries.tokens.new_zeros(len(queries.tokens))
 
     def _rescored(self, layer: int, queries: Queries, kept: list[tuple[Tensor, Tensor, int]]) -> Winners:
         """Exact scores of candidates, and the best of them."""
         count = len(queries.tokens)
         listed: list[list[tuple[float, int, int, int]]] = [[] for _ in range(count)]
         for rows, places, number in kept:
-            part = self.parts[number]
+            part, rows, places = self.parts[number], rows.cpu(), places.cpu()
             for row in rows.unique().tolist():
                 mine = places[rows == row]
                 sizes = part.offsets.diff()[mine]
                 chunks = _chunk_index(part.offsets[mine], sizes)
                 keys = part.layers[layer].routing[chunks].exact()
-                exact = (queries.tokens[row].double() @ keys.T).amax(0)
+                exact = (queries.tokens[row].to(keys.device, torch.float64) @ keys.T).amax(0).cpu()
                 scores = torch.segment_reduce(exact, "max", lengths=sizes).float()
                 listed[row] += zip(scores.tolist(), part.doc_ids[mine].tolist(), [number] * len(mine), mine.tolist(), strict=True)
         width = max(self.top_k, *map(len, listed))
@@ -179,7 +180,7 @@ class BankMemory:
         mask = torch.arange(width) < counts.unsqueeze(-1)
         content = torch.zeros(*mask.shape, 2, self.signature.kv_heads, self.signature.head_dim)
         for number, rows in stored.items():
-            content[mask & (part == number).unsqueeze(-1)] = rows.float()
+            content[mask & (part == number).unsqueeze(-1)] = rows.float().cpu()
         content = content.flatten(1, 2)
         return content[:, :, 0], content[:, :, 1], mask.flatten(1)
 
@@ -226,8 +227,8 @@ def _scans(segment: Segment, signature: Signature, precision: str | None = None)
 
 def _document_maximum(scores: Tensor, offsets: Tensor) -> Tensor:
     """Maximum over each document's chunks: [Q, T] -> [Q, N]."""
-    counts = offsets.diff()
-    owner = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    counts = offsets.diff().to(scores.device)
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=scores.device), counts)
     result = scores.new_full((len(scores), len(counts)), -torch.inf)
     return result.scatter_reduce_(1, owner.expand(len(scores), -1), scores, "amax")
 

@@ -212,6 +212,11 @@ class MSAModel(nn.Module):
         if config.routed_layers:
             self.register_buffer("temperature", torch.tensor(config.aux_temperature))
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.norm.weight.device
+
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Rotary angles of integer positions."""
         return rotary_angles(positions, self.config.head_dim, self.config.rope_theta, self.config.rope_scaling)

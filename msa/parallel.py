@@ -42,7 +42,7 @@ def joined(processes: int = 1, command: list[str] | None = None) -> Iterator[tup
         for number in range(1, processes):
             children.append(subprocess.Popen([sys.executable, *(command or _command())], env={**os.environ, **here, "RANK": str(number)}))
         os.environ.update(here)  # what torchrun would have set
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
     ranks = dist.get_world_size()
     try:
         yield dist.get_rank(), ranks
@@ -64,6 +64,13 @@ def joined(processes: int = 1, command: list[str] | None = None) -> Iterator[tup
         dist.destroy_process_group()
         for name in here:
             del os.environ[name]
+
+
+def device() -> torch.device:
+    """Where this process computes: its own GPU where there is one."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("RANK", 0))) % torch.cuda.device_count())
+    return torch.device("cpu")
 
 
 def _free_port() -> int:

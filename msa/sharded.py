@@ -57,8 +57,8 @@ class ShardedMemory(BankMemory):
         """The best documents of all shards; ``part`` counts this rank's parts first, then one for every other rank."""
         shape = tuple(queries.tokens.shape)
         _tell({"do": "winners", "layer": layer, "shape": shape, "hidden": self.hidden, "documents": self.documents, "top_k": self.top_k})
-        dist.broadcast(queries.tokens.contiguous(), 0)
-        dist.broadcast(queries.empty.to(torch.uint8), 0)
+        dist.broadcast(queries.tokens.cpu().contiguous(), 0)
+        dist.broadcast(queries.empty.to("cpu", torch.uint8), 0)
         found = super().winners(layer, queries)
         scores, doc_ids = [found.scores], [found.doc_ids]
         parts, places = [found.part], [found.place]
@@ -96,7 +96,7 @@ class ShardedMemory(BankMemory):
 
 def serve(bank: Bank, tiers: Tiers | None = None) -> None:
     """Score and fetch from this rank's shard until the leader says that it is done."""
-    rank, device = dist.get_rank(), torch.device("cpu")
+    rank, device = dist.get_rank(), parallel.device()
     tiers = tiers or Tiers()
     memory: BankMemory | None = None
     base: tuple[int, Bank, list[list[Scan]]] | None = None
