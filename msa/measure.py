@@ -1,0 +1,194 @@
+"""Measurements of the memory engine on this machine; every figure is a median of interleaved repetitions in one process.
+
+    python -m msa.measure encode --model MODEL --documents corpus.parquet    rate against the plain matmuls of the same shapes
+    python -m msa.measure open BANK                                          how long a bank takes to open
+    python -m msa.measure replace BANK --model MODEL                         one document against building the bank again
+    python -m msa.measure overlay BANK --model MODEL                         planted documents against encoding them alone
+    python -m msa.measure ranks BANK --model MODEL --ranks 2 --threads 2     a sharded bank against a whole one, same cores
+
+Each prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from configs.errors import UserError, run_command
+from configs.records import Document, Question
+from configs.tables import read_json
+from msa import checkpoint, sharded
+from msa.bank import MANIFEST, Bank
+from msa.encode import CONTENT_DTYPES, Encoder, read_documents
+from msa.generate import Interleave, Limits
+from msa.memory import BankMemory, scans_of
+from msa.parallel import joined
+from msa.tiers import Tiers, placed
+
+
+def repeated(jobs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of jobs run in turns, after one turn to warm up."""
+    for job in jobs.values():
+        job()
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(repetitions):
+        for name, job in jobs.items():
+            started = perf_counter()
+            job()
+            times[name].append(perf_counter() - started)
+    return times
+
+
+def summary(times: dict[str, list[float]]) -> dict[str, float]:
+    """Medians in seconds, and how many repetitions they are of."""
+    return {f"{name}_s": statistics.median(seconds) for name, seconds in times.items()} | {"n": len(next(iter(times.values())))}
+
+
+def encode(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Tokens a second of encoding, and the share of the speed at which this machine multiplies the same matrices."""
+    model, prompter = checkpoint.open_model(chosen.model, chosen.threads)
+    encoder = Encoder(model, prompter, "bfloat16", "bfloat16", precision=chosen.precision)
+    documents = list(read_documents(chosen.documents, prompter)[: chosen.number])
+    tokens = sum(document.num_tokens for document in documents)
+    dtype = getattr(torch, chosen.precision)
+    products = _products(model, encoder.batch_tokens, dtype)
+    turns = -(-tokens // encoder.batch_tokens)
+
+    def floor() -> None:
+        for _ in range(turns):
+            for left, right, out in products:
+                torch.mm(left, right, out=out)
+
+    result = summary(repeated({"encode": lambda: encoder.segment(documents), "floor": floor}, chosen.repetitions))
+    rates = {"tokens": tokens, "tokens_per_s": tokens / result["encode_s"], "share_of_floor": result["floor_s"] / result["encode_s"]}
+    return result | rates | {"precision": chosen.precision, "threads": torch.get_num_threads()}
+
+
+def _products(model: Any, tokens: int, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Operands of every projection of the document tower for a batch of tokens: all layers up to the last routed one's keys."""
+    config, products = model.config, []
+    last = config.routed_layers[-1]
+    chunks = tokens // config.pool_tokens
+    for index, layer in enumerate(model.model.layers[: last + 1]):
+        attention, mlp = layer.self_attn, layer.mlp
+        weights = [(attention.k_proj, tokens)]
+        if index < last:
+            wide = (attention.q_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+            weights += [(linear, tokens) for linear in wide] + [(attention.v_proj, tokens)]
+        if index in config.routed_layers:
+            weights += [(attention.router_k_proj[0], chunks), (attention.v_proj, chunks)]
+        for linear, rows in weights:
+            weight = linear.weight.detach().to(dtype)
+            left = torch.randn(rows, weight.shape[1]).to(dtype)
+            products.append((left, weight.T, torch.empty(rows, weight.shape[0], dtype=dtype)))
+    return products
+
+
+def open_bank(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Seconds until a bank can be asked."""
+    started = perf_counter()
+    bank = Bank.open(chosen.bank)
+    bank.locate([0])
+    return {"open_s": perf_counter() - started, "documents": len(bank), "bytes": bank.nbytes}
+
+
+def replace_one(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Replacing one document (encoded, written, the manifest renewed) against the seconds that building took."""
+    model, prompter = checkpoint.open_model(chosen.model, chosen.threads)
+    built_s = sum(entry.get("encode_s", 0.0) for entry in read_json(chosen.bank / MANIFEST)["segments"])
+    if not built_s:
+        raise UserError(f"{chosen.bank / MANIFEST}: no segment has 'encode_s'; build the bank with `python -m msa.encode build`")
+    with tempfile.TemporaryDirectory(dir=chosen.bank.parent) as directory:
+        copy = Path(directory) / "bank"
+        shutil.copytree(chosen.bank, copy, copy_function=lambda source, target: Path(target).hardlink_to(source))
+        bank = Bank.open(copy)
+        encoder = _encoder_of(bank, model, prompter)
+        document = bank.document(int(bank.doc_ids[len(bank) // 2]))
+        changed = replace(document, text=f"{document.text} It was changed.")
+        result = summary(repeated({"replace": lambda: bank.replace(encoder.segment([changed]))}, chosen.repetitions))
+        tokens = sum(int(segment.lengths[segment.live].sum()) for segment in bank.segments)
+    return result | {"rebuild_s": built_s, "times_cheaper": built_s / result["replace_s"], "tokens": tokens}
+
+
+def overlay(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Making documents part of a question's memory against encoding them alone."""
+    model, prompter = checkpoint.open_model(chosen.model, chosen.threads)
+    bank = Bank.open(chosen.bank)
+    encoder, scans = _encoder_of(bank, model, prompter), scans_of(bank)
+    some = [bank.document(int(doc_id)) for doc_id in bank.doc_ids[: chosen.number]]
+    planted = [Document(10**9 + number, document.text, document.num_tokens) for number, document in enumerate(some)]
+
+    def plant() -> None:
+        segment = encoder.segment(planted)
+        BankMemory(bank, segment, torch.ones(1, len(planted), dtype=torch.bool), [[d.doc_id for d in planted]], 16, scans)
+
+    result = summary(repeated({"overlay": plant, "encode": lambda: encoder.segment(planted)}, chosen.repetitions))
+    return result | {"documents": len(planted), "ratio": result["overlay_s"] / result["encode_s"]}
+
+
+def ranks(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Answering over a bank sharded over ranks against one process, with the same cores in all."""
+    model, prompter = checkpoint.open_model(chosen.model, chosen.threads)
+    bank = Bank.open(chosen.bank, Encoder(model, prompter, directory=chosen.model).signature)
+    ids = bank.doc_ids[torch.linspace(0, len(bank) - 1, chosen.number).long()].tolist()
+    questions = [Question(str(doc_id), bank.document(doc_id).text[:80], "The answer is", 8) for doc_id in ids]
+    nothing, nobody, top_k = torch.zeros(len(ids), 0, dtype=torch.bool), [[] for _ in ids], model.config.top_k_documents
+    tiers = Tiers(keys="host", content="disk")
+    threads = max(1, chosen.threads // chosen.ranks)
+
+    def answers(memory: BankMemory, threads: int) -> list[list[int]]:
+        torch.set_num_threads(threads)
+        interleave = Interleave(model, prompter, Limits(max_rounds=1), lambda _, doc_id: bank.document(doc_id))
+        return [trace.cited for trace in interleave.answer(questions, memory)]
+
+    whole = placed(bank, tiers, model.device)
+    alone = BankMemory(whole, None, nothing, nobody, top_k, scans_of(whole))
+    command = sharded.command(chosen.bank, {"keys": "host", "content": "disk"}, threads)
+    with joined(chosen.ranks, command) if chosen.ranks > 1 else nullcontext():
+        shard, scans = sharded.own_shard(bank, tiers, model.device)
+        shared = sharded.ShardedMemory(shard, None, nothing, nobody, top_k, scans, len(bank))
+        same = answers(alone, chosen.threads) == answers(shared, threads)
+        jobs = {"one": lambda: answers(alone, chosen.threads), "sharded": lambda: answers(shared, threads)}
+        result = summary(repeated(jobs, chosen.repetitions))
+        sharded.stop()
+    sizes = [sum(layer.routing.nbytes for segment in part.segments for layer in segment.layers) for part in (shard, bank)]
+    return result | {"ratio": result["sharded_s"] / result["one_s"], "same_documents": same, "key_share_of_a_rank": sizes[0] / sizes[1]}
+
+
+def _encoder_of(bank: Bank, model: Any, prompter: Any) -> Encoder:
+    return Encoder(model, prompter, bank.signature.key_dtype, bank.signature.content_dtype)
+
+
+def main() -> None:
+    """Take one measurement."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("encode", "open", "replace", "overlay", "ranks"))
+    parser.add_argument("bank", type=Path, nargs="?", help="directory of a bank (not for encode)")
+    parser.add_argument("--model", type=Path, help="checkpoint directory (not for open)")
+    parser.add_argument("--documents", type=Path, help="corpus.parquet or JSON lines (encode)")
+    parser.add_argument("--number", type=int, default=32, help="documents or questions (default: 32)")
+    parser.add_argument("--repetitions", type=int, default=5, help="repetitions of each job (default: 5)")
+    parser.add_argument("--precision", default="bfloat16", choices=CONTENT_DTYPES, help="of encoding (default: bfloat16)")
+    parser.add_argument("--ranks", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads in all (default: 2)")
+    chosen = parser.parse_args()
+    for name, needed in (("bank", chosen.what != "encode"), ("model", chosen.what != "open"), ("documents", chosen.what == "encode")):
+        if needed and getattr(chosen, name) is None:
+            raise UserError(f"{chosen.what}: {'the bank' if name == 'bank' else f'--{name}'} is missing; see --help")
+    work = {"encode": encode, "open": open_bank, "replace": replace_one, "overlay": overlay, "ranks": ranks}
+    print(json.dumps({"what": chosen.what, **work[chosen.what](chosen)}))
+
+
+if __name__ == "__main__":
+    run_command(main)
