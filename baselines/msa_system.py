@@ -81,10 +81,8 @@ class MSASystem(System):
             raise UserError("systems.yaml: a system of kind 'msa_system' needs an index; add `index:` to its entry")
         self.params = params
         self.model, self.prompter = _open(resources.model, resources.threads)
-        self.encoder = Encoder(self.model, self.prompter, directory=resources.model)
-        self.bank = Bank.open(resources.index, self.encoder.signature)
-        stored = self.bank.signature
-        self.encoder = Encoder(self.model, self.prompter, stored.key_dtype, stored.content_dtype, directory=resources.model)
+        self.bank = Bank.open(resources.index, Encoder(self.model, self.prompter, directory=resources.model).signature)
+        self.encoder = Encoder.of(self.bank, self.model, self.prompter)
         self.tiers: Tiers = build(Tiers, params.tiers, "systems.yaml: params of kind 'msa_system': tiers")
         self._ranks = ExitStack()
         if params.ranks > 1:

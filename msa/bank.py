@@ -168,6 +168,7 @@ class Signature:
 
     ``model`` and ``tokenizer`` are digests of the files that encoded it (empty for a bank that only lives in memory).
     ``unit_keys``: heads of routing keys are unit vectors, as the paper has them and some released models do not.
+    ``precision`` is that of the encoder's computation, which every later document is encoded with too.
     """
 
     model: str
@@ -179,12 +180,13 @@ class Signature:
     key_dtype: str
     content_dtype: str
     unit_keys: bool = True
+    precision: str = "float32"
 
     def check(self, other: Signature, where: str) -> None:
         """Raise a UserError that names the first difference; precisions are the bank's own and may differ."""
         for name, mine in asdict(self).items():
             theirs = getattr(other, name)
-            if name not in ("key_dtype", "content_dtype") and mine != theirs:
+            if name not in ("key_dtype", "content_dtype", "precision") and mine != theirs:
                 raise UserError(
                     f"{where}: {name} of the bank is {mine!r}, of the model {theirs!r};"
                     " open it with the model that encoded it, or build a bank with this one"
@@ -371,7 +373,7 @@ class Bank:
         if (directory / MANIFEST).exists():
             bank = cls.open(directory, signature)
             mine = bank.signature
-            if (mine.key_dtype, mine.content_dtype, bank.corpus) != (signature.key_dtype, signature.content_dtype, corpus):
+            if mine != signature or bank.corpus != corpus:
                 raise UserError(f"{directory / MANIFEST}: a bank of another corpus or precision stands here; delete it or build elsewhere")
             return bank
         directory.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msa.keys import fast_bfloat16
 from msa.loss import auxiliary_loss
 from msa.model import MSAModel
 from msa.prompt import pad_rows
@@ -74,5 +75,6 @@ class Embedder:
             columns = torch.arange(ids.shape[1])
             first, end = (torch.tensor([rows[number][side] for number in chosen]).unsqueeze(1) for side in (1, 2))
             pooled, device = (columns >= first) & (columns < end), self.model.device
-            result[chosen] = embed(self.model, ids.to(device), pooled.to(device)).cpu().numpy()
+            with torch.autocast(device.type, torch.bfloat16, enabled=fast_bfloat16(device)):
+                result[chosen] = embed(self.model, ids.to(device), pooled.to(device)).cpu().numpy()
         return result

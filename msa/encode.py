@@ -70,7 +70,13 @@ class Encoder:
             raise UserError(f"encoding precision {precision!r} is unknown (known: {', '.join(CONTENT_DTYPES)})")
         self.model, self.prompter, self.batch_tokens, self.precision = model, prompter, batch_tokens, precision
         self.key_dtype, self.content_dtype = key_dtype, content_dtype
-        self.signature = signature_of(model.config, directory, key_dtype, content_dtype)
+        self.signature = signature_of(model.config, directory, key_dtype, content_dtype, precision)
+
+    @classmethod
+    def of(cls, bank: Bank, model: MSAModel, prompter: Prompter) -> Encoder:
+        """The encoder whose documents belong into a bank."""
+        stored = bank.signature
+        return cls(model, prompter, stored.key_dtype, stored.content_dtype, precision=stored.precision)
 
     def segment(self, documents: Sequence[Document], bar: tqdm | None = None) -> Segment:
         """Encode documents; order is kept.
@@ -155,7 +161,7 @@ class Encoder:
                 )
 
 
-def signature_of(config: ModelConfig, source: Path | None, key_dtype: str, content_dtype: str) -> Signature:
+def signature_of(config: ModelConfig, source: Path | None, key_dtype: str, content_dtype: str, precision: str) -> Signature:
     """What a bank of this model can be used with; ``source`` is its checkpoint directory or GGUF file."""
     files: list[Path] = []
     if source is not None:
@@ -163,7 +169,7 @@ def signature_of(config: ModelConfig, source: Path | None, key_dtype: str, conte
     tokenizer = [source / "tokenizer.json"] if source is not None and (source / "tokenizer.json").exists() else []
     return Signature(
         _digest(files), _digest(tokenizer), config.pool_tokens, config.routed_layers, config.kv_heads, config.head_dim,
-        key_dtype, content_dtype, config.normalise_routing,
+        key_dtype, content_dtype, config.normalise_routing, precision,
     )
 
 
@@ -251,6 +257,7 @@ def main() -> None:
     parser.add_argument("--ids", default="", help="document ids, separated by commas (remove)")
     parser.add_argument("--keys", default="bfloat16", help=f"precision of routing keys: {', '.join(DTYPES)} (build; default: bfloat16)")
     parser.add_argument("--content", default="bfloat16", help=f"precision of content: {', '.join(CONTENT_DTYPES)} (build; default: bfloat16)")
+    parser.add_argument("--precision", default="float32", choices=CONTENT_DTYPES, help="of the computation (build; default: float32)")
     parser.add_argument("--segment-tokens", type=int, default=SEGMENT_TOKENS, help=f"tokens of a segment (default: {SEGMENT_TOKENS:,})")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: torch's choice)")
     chosen = parser.parse_args()
@@ -272,14 +279,12 @@ def _encode(chosen: argparse.Namespace) -> None:
     documents = read_documents(chosen.documents, prompter)
     if chosen.what == "build":
         digest = hashlib.sha256(chosen.documents.read_bytes()).hexdigest()
-        encoder = Encoder(model, prompter, chosen.keys, chosen.content, directory=chosen.model)
+        encoder = Encoder(model, prompter, chosen.keys, chosen.content, directory=chosen.model, precision=chosen.precision)
         total = sum(document.num_tokens for document in documents)
         encoder.build(documents, chosen.bank, digest, total, chosen.segment_tokens)
         return
-    encoder = Encoder(model, prompter, directory=chosen.model)
-    bank = Bank.open(chosen.bank, encoder.signature)
-    encoder.key_dtype, encoder.content_dtype = bank.signature.key_dtype, bank.signature.content_dtype
-    (bank.add if chosen.what == "add" else bank.replace)(encoder.segment(documents))
+    bank = Bank.open(chosen.bank, Encoder(model, prompter, directory=chosen.model).signature)
+    (bank.add if chosen.what == "add" else bank.replace)(Encoder.of(bank, model, prompter).segment(documents))
 
 
 def _ids(text: str) -> list[int]:

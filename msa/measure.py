@@ -113,7 +113,7 @@ def replace_one(chosen: argparse.Namespace) -> dict[str, Any]:
         copy = Path(directory) / "bank"
         shutil.copytree(chosen.bank, copy, copy_function=lambda source, target: Path(target).hardlink_to(source))
         bank = Bank.open(copy)
-        encoder = _encoder_of(bank, model, prompter)
+        encoder = Encoder.of(bank, model, prompter)
         document = bank.document(int(bank.doc_ids[len(bank) // 2]))
         changed = replace(document, text=f"{document.text} It was changed.")
         result = summary(repeated({"replace": lambda: bank.replace(encoder.segment([changed]))}, chosen.repetitions))
@@ -125,7 +125,7 @@ def overlay(chosen: argparse.Namespace) -> dict[str, Any]:
     """Making documents part of a question's memory against encoding them alone."""
     model, prompter = checkpoint.open_model(chosen.model, chosen.threads)
     bank = Bank.open(chosen.bank)
-    encoder, scans = _encoder_of(bank, model, prompter), scans_of(bank)
+    encoder, scans = Encoder.of(bank, model, prompter), scans_of(bank)
     some = [bank.document(int(doc_id)) for doc_id in bank.doc_ids[: chosen.number]]
     planted = [Document(10**9 + number, document.text, document.num_tokens) for number, document in enumerate(some)]
 
@@ -164,10 +164,6 @@ def ranks(chosen: argparse.Namespace) -> dict[str, Any]:
         sharded.stop()
     sizes = [sum(layer.routing.nbytes for segment in part.segments for layer in segment.layers) for part in (shard, bank)]
     return result | {"ratio": result["sharded_s"] / result["one_s"], "same_documents": same, "key_share_of_a_rank": sizes[0] / sizes[1]}
-
-
-def _encoder_of(bank: Bank, model: Any, prompter: Any) -> Encoder:
-    return Encoder(model, prompter, bank.signature.key_dtype, bank.signature.content_dtype)
 
 
 def main() -> None:
