@@ -370,6 +370,8 @@ class Bank:
             UserError: a bank of another model, tokenizer, shape, precision or corpus stands there.
         """
         directory = Path(directory)
+        for left in directory.glob(".*.tmp"):  # of a writer that was killed
+            left.unlink()
         if (directory / MANIFEST).exists():
             bank = cls.open(directory, signature)
             mine = bank.signature

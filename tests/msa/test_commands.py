@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -55,3 +57,22 @@ def test_bad_input_is_named(place):
     assert "bad.jsonl, line 2" in said and not (place / "none").exists()
     assert "holds no bank" in run("-m", "msa.ask", place / "none", *model, "what", fails=True)
     assert "--model and --documents are missing" in run("-m", "msa.encode", "build", place / "none", fails=True)
+
+
+def test_a_killed_build_goes_on_behind_its_last_whole_segment(place):
+    lines = [json.dumps({"doc_id": number, "text": f"the number for alpha is {number}"}) for number in range(4000)]
+    (place / "many.jsonl").write_text("\n".join(lines))
+    bank = place / "killed"
+    build = ("-m", "msa.encode", "build", bank, "--model", place / "model", "--documents", place / "many.jsonl", "--segment-tokens", 500)
+    process = subprocess.Popen([sys.executable, *map(str, build)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and len(list(bank.glob("segment-*"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    kept = {entry["file"]: entry for entry in json.loads((bank / "bank.json").read_text())["segments"]}
+    assert len(kept) >= 4
+    written = {file: (bank / file).stat().st_mtime_ns for file in kept}
+    assert "4,000 documents" in run(*build)
+    assert all((bank / file).stat().st_mtime_ns == at for file, at in written.items())
+    assert not list(bank.glob(".*")) and len(list(bank.glob("segment-*"))) > len(kept)
