@@ -39,7 +39,7 @@ class Params:
     max_ids: int = 4
     max_fetched_tokens: int = 512
     constrain_ids: bool = True
-    routing_prior: float = 1.0
+    routing_prior: float = 4.0
     batch: int = 64
     tiers: dict[str, Any] = field(default_factory=dict)
     ranks: int = 1

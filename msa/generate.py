@@ -33,7 +33,7 @@ class Limits:
     max_ids: int = 4
     max_fetched_tokens: int = 512
     constrain_ids: bool = True
-    routing_prior: float = 1.0
+    routing_prior: float = 4.0
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Interleave:
         ending = [p for p in range(len(active)) if p not in set(going)]
         if going:
             part = session.rows(going)
-            priors = [self._prior(session.selections, place) for place in going]
+            priors = [self._prior(session.selections[-1], place) for place in going]
             tokens = self._ids(part, [active[place] for place in going], priors, number)
             clock.stage("cite")
             for place, generated in zip(going, tokens, strict=True):
@@ -113,18 +113,13 @@ class Interleave:
         ended = set(ending)
         return [waiting[place] for place in range(len(active)) if place not in ended]
 
-    def _prior(self, selections: list[Selection], row: int) -> dict[int, float]:
-        """Log probability of each routed document: the layers' softmax over score / tau, mixed evenly.
+    def _prior(self, selection: Selection, row: int) -> dict[int, float]:
+        """Log probability of each document that the last routed layer chose: the softmax of its scores / tau.
 
-        It is the distribution that the auxiliary loss trains.
+        It is the distribution that the auxiliary loss trains, and of all routers the last has read the question furthest.
         """
-        mixed: dict[int, float] = {}
-        for selection in selections:
-            shares = (selection.scores[row] / self.model.temperature).softmax(-1).tolist()
-            for doc_id, share in zip(selection.documents[row].tolist(), shares, strict=True):
-                if doc_id >= 0:
-                    mixed[doc_id] = mixed.get(doc_id, 0.0) + share / len(selections)
-        return {doc_id: math.log(max(share, 1e-30)) for doc_id, share in mixed.items()}
+        shares = (selection.scores[row] / self.model.temperature).log_softmax(-1).tolist()
+        return {doc_id: share for doc_id, share in zip(selection.documents[row].tolist(), shares, strict=True) if doc_id >= 0}
 
     def _ids(self, session: Session, traces: list[Trace], priors: list[dict[int, float]], number: int) -> list[list[int]]:
         """Generated citation tokens of a round, or just the end-of-retrieve token."""
