@@ -143,9 +143,9 @@ class Prompter:
         return self.add_answer_request(row.add([self.end_of_retrieve]), question, answer_prefix)
 
 
-def pad_rows(rows: list[list[int]], value: int) -> Tensor:
-    """Right-pad integer rows to one tensor [rows, longest]."""
-    longest = max(map(len, rows))
+def pad_rows(rows: list[list[int]], value: int, multiple: int = 1) -> Tensor:
+    """Right-pad integer rows to one tensor [rows, longest], or to the next ``multiple`` of a width."""
+    longest = -(-max(map(len, rows)) // multiple) * multiple
     return torch.tensor([row + [value] * (longest - len(row)) for row in rows])
 
 

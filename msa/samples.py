@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -62,7 +64,10 @@ class Batch:
 
 
 FREQUENT_TOKENS = 512
+FRAME_TOKENS = 7  # fewer tokens than this stand before a key, and between it and its value
 GROUP_TOKENS = 4096  # about what keeps a group's activations in a core's cache
+# Shapes that recur: oneDNN makes a kernel for each new one, which takes a quarter of a step and is kept in memory.
+GROUP_ROWS, WIDTH = 4, 32
 
 
 class TrainingSet:
@@ -109,11 +114,12 @@ class TrainingSet:
 
     def memory_batch(
         self, step: int, seed: int, rows: int, answer_share: float, max_id: int, routing_dropout: float = 0.0,
-        memory_dropout: float = 0.0,
+        memory_dropout: float = 0.0, answer_shares: Mapping[str, float] = MappingProxyType({}),
     ) -> Batch:
         """Single-step samples over one bank: each row is one retrieval round or the answer of its question.
 
         Args:
+            answer_share: of the rows, those that are answers; ``answer_shares`` those of some tasks, by name.
             routing_dropout: share of the routing tokens that take no part in routing; of every row at least one does.
             memory_dropout: share of the answers that read the fetched text alone, as a plain reader does.
         """
@@ -127,7 +133,8 @@ class TrainingSet:
         countable = torch.ones_like(positives)
         for number, sample in enumerate(samples):
             chain = [[renamed[doc_id] for doc_id in group] for group in sample["chain"]]
-            last = len(chain) if rng.random() < answer_share else int(rng.integers(len(chain)))
+            share = answer_shares.get(sample["task"], answer_share)
+            last = len(chain) if rng.random() < share else int(rng.integers(len(chain)))
             built.append(self._single_step(sample, chain, last))
             for group in chain[:last]:
                 countable[number, [index[document.doc_id] for document in group]] = False
@@ -144,7 +151,7 @@ class TrainingSet:
             group.positives, group.countable = positives[chosen], countable[chosen]
             group.reads = group.reads & reads[chosen]
             groups.append(group)
-        return Batch(groups, pad_rows(wrapped, self.prompter.pad), lengths)
+        return Batch(groups, pad_rows(wrapped, self.prompter.pad, WIDTH), lengths)
 
     def _single_step(self, sample: dict[str, Any], chain: list[list[Document]], last: int) -> Row:
         """The row of round ``last``: earlier rounds as context; the ids of that round, or the answer, as targets."""
@@ -214,7 +221,8 @@ class TrainingSet:
         """Associative recall: a list of keys and values, then some of the keys again, whose values are the targets.
 
         Keys are two frequent tokens each, drawn from few, so that siblings share one half; values are numbers or UUIDs,
-        whose digits repeat, so that a copy has to keep its place. It is what reading asks for without the prose between.
+        whose digits repeat, so that a copy has to keep its place. As in a sentence, other tokens stand before a key and
+        between it and its value: the same ones all through the list, and the same others where it is asked for again.
 
         Args:
             tokens: length of the list; about half of its pairs are asked for.
@@ -223,16 +231,17 @@ class TrainingSet:
         built = []
         for _ in range(rows):
             long = rng.random() < 0.4
-            values = self._values(rng, max(1, tokens // (38 if long else 9)), long)
+            frames = [rng.choice(self.frequent, rng.integers(0, FRAME_TOKENS)).tolist() for _ in range(4)]
+            values = self._values(rng, max(1, tokens // ((38 if long else 9) + len(frames[0]) + len(frames[1]))), long)
             side = max(2, round((2 * len(values)) ** 0.5))
             first, second = rng.choice(self.frequent, (2, side), replace=False)
             places = rng.choice(side * side, len(values), replace=False)
             pairs = [([int(first[place // side]), int(second[place % side])], value) for place, value in zip(places, values, strict=True)]
             row = Row().add(self.prompter.head)
             for key, value in pairs:
-                row.add(key).add(value)
+                row.add([*frames[0], *key, *frames[1]]).add(value)
             for place in rng.permutation(len(pairs))[: (len(pairs) + 1) // 2]:
-                row.add(pairs[place][0]).add(pairs[place][1], learn=True)
+                row.add([*frames[2], *pairs[place][0], *frames[3]]).add(pairs[place][1], learn=True)
             built.append(row)
         groups = [self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)]
         spoken = np.unique(np.concatenate([self.frequent, *(row.ids for row in built)]))
@@ -258,11 +267,11 @@ class TrainingSet:
         return [samples[number] for number in rng.choice(len(samples), min(rows, len(samples)), replace=False)]
 
     def _collate(self, rows: list[Row], top_k: int) -> Group:
-        ids = pad_rows([row.ids for row in rows], self.prompter.pad)
+        ids = pad_rows([row.ids for row in rows], self.prompter.pad, WIDTH)
         return Group(
             ids=ids,
-            targets=pad_rows([row.targets for row in rows], IGNORE),
-            routing=pad_rows([list(map(int, row.routing)) for row in rows], 0).bool(),
+            targets=pad_rows([row.targets for row in rows], IGNORE, WIDTH),
+            routing=pad_rows([list(map(int, row.routing)) for row in rows], 0, WIDTH).bool(),
             positions=own_positions(ids.shape[1], len(self.prompter.head), top_k),
             reads=(torch.arange(ids.shape[1]) >= len(self.prompter.head)).expand_as(ids),
             tokens=sum(len(row.ids) for row in rows),
@@ -281,11 +290,12 @@ def _drop_routing(row: Row, share: float, rng: np.random.Generator) -> None:
 
 
 def _by_length(rows: list[Row]) -> list[list[int]]:
-    """Split row numbers into groups of similar length and about ``GROUP_TOKENS`` padded tokens."""
+    """Split row numbers into groups of similar length and about ``GROUP_TOKENS`` padded tokens, in fours."""
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-    groups: list[list[int]] = [[]]
-    for number in order:
-        if groups[-1] and (len(groups[-1]) + 1) * len(rows[number].ids) > GROUP_TOKENS:
+    groups: list[list[int]] = []
+    for start in range(0, len(order), GROUP_ROWS):
+        chosen = order[start : start + GROUP_ROWS]
+        if not groups or (len(groups[-1]) + len(chosen)) * len(rows[chosen[-1]].ids) > GROUP_TOKENS:
             groups.append([])
-        groups[-1].append(number)
+        groups[-1] += chosen
     return groups

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -71,7 +72,8 @@ class Phase:
     context), memory (routed), or embed (bi-encoder).
 
     The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux, where answers may have an ``answer_weight`` of their own in
-    place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds.
+    place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds (``answer_shares``:
+    of some tasks, by name, as some are hard to find and others hard to read).
     ``routing_dropout`` leaves a share of a question's tokens out of its routing: a document's score is that of its best
     pair of token and chunk, and a token that all documents of a kind match would win every pair and leave names untaught. ``memory_dropout`` is the share of answers that are read from fetched text alone.
     ``documents`` bounds the documents of a reading row, ``questions`` is how many questions follow them, ``tokens`` the
@@ -87,6 +89,7 @@ class Phase:
     aux_weight: float = 0.1
     answer_weight: float | None = None
     answer_share: float = 0.5
+    answer_shares: dict[str, float] = field(default_factory=dict)
     routing_dropout: float = 0.0
     memory_dropout: float = 0.0
     documents: list[int] = field(default_factory=lambda: [1, 4])
@@ -139,7 +142,9 @@ def _precision(name: str) -> torch.dtype | None:
     return torch.bfloat16 if name == "bfloat16" else None
 
 
-TRIM_STEPS = 8
+TRIM_STEPS = 4
+# Shapes that recur (msa.samples.WIDTH): documents of a bank, and targets of a group, are filled up to multiples of these.
+DOCUMENTS, TARGETS = 8, 64
 
 
 def _trim() -> None:
@@ -241,8 +246,10 @@ class Trainer:
             return data.reading_batch(number, params.seed, phase.rows, tuple(phase.documents), phase.questions, params.max_id)
         if phase.objective in ("memory", "embed"):
             share = phase.answer_share if phase.objective == "memory" else 0.0
-            dropout = phase.routing_dropout, phase.memory_dropout
-            return data.memory_batch(number, params.seed, phase.rows, share, params.max_id, *dropout)
+            shares = phase.answer_shares if phase.objective == "memory" else {}
+            return data.memory_batch(
+                number, params.seed, phase.rows, share, params.max_id, phase.routing_dropout, phase.memory_dropout, shares
+            )
         raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: copy, recall, read, memory, embed)")
 
     def backward(self, batch: Batch, phase: Phase) -> dict[str, float]:
@@ -255,9 +262,11 @@ class Trainer:
             return {"loss": loss.item(), **figures}
         memory, leaves = None, []
         if batch.documents is not None:
-            pooled = self.model.encode(batch.documents, batch.lengths)
+            again = torch.arange(-(-len(batch.lengths) // DOCUMENTS) * DOCUMENTS) % len(batch.lengths)
+            pooled = self.model.encode(batch.documents[again], batch.lengths[again])
             # groups share the bank: their gradients gather at its outputs and go through the document tower once
-            leaves = [(tensor, tensor.detach().requires_grad_()) for layer in pooled for tensor in layer.tensors()]
+            kept = [tensor[: len(batch.lengths)] for layer in pooled for tensor in layer.tensors()]
+            leaves = [(tensor, tensor.detach().requires_grad_()) for tensor in kept]
             detached = iter([leaf for _, leaf in leaves])
             memory = PaddedMemory(
                 [PooledLayer(next(detached), next(detached), next(detached)) for _ in pooled],
@@ -277,12 +286,15 @@ class Trainer:
         """Add one group's share of the step's losses and gradients."""
         learn = group.targets != IGNORE
         counts = learn.sum(1)
-        places = (~learn).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(counts.max())]  # those that learn, in order
+        most = min(-(-int(counts.max()) // 8) * 8, learn.shape[1])
+        places = (~learn).to(torch.uint8).argsort(dim=1, stable=True)[:, :most]  # those that learn first, in order
         hidden, selections = self.model(
             group.ids, group.positions, memory=memory, routing_mask=group.routing, reads_memory=group.reads, wanted=places
         )
         hidden = hidden[torch.arange(places.shape[1]) < counts.unsqueeze(1)]
-        logits, wanted = self.model.logits(hidden, group.vocabulary), group.targets[learn]
+        wanted = group.targets[learn]
+        filled = F.pad(hidden, (0, 0, 0, -len(hidden) % TARGETS))
+        logits = self.model.logits(filled, group.vocabulary)[: len(wanted)]
         if group.vocabulary is not None:
             wanted = torch.searchsorted(group.vocabulary, wanted)
         each = language_loss(logits, wanted, reduction="none")

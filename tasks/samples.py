@@ -57,6 +57,7 @@ class SampleSpec:
     bare_share: float = 0.0  # of the needles, facts and links that stand without prose around them: more of them in a bank
     weights: dict[str, float] = field(default_factory=lambda: dict(WEIGHTS))
     tasks_per_bank: int = 0  # tasks that a bank is about, drawn by weight, so that its documents differ in names alone; 0: all
+    one_attribute_share: float = 0.0  # of the banks, those whose facts are all about one attribute, likewise
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class Bank:
         expected = spec.bank_tokens // 20
         self.keys = name_pool(generator, expected, wording.TRAIN, wording.ruler_words())
         self.names = name_pool(generator, expected, wording.TRAIN, wording.plain_words())
+        attributes = list(wording.ATTRIBUTES)
+        self.attributes = generator.sample(attributes, 1) if generator.random() < spec.one_attribute_share else attributes
         self.entity_attributes: dict[str, list[str]] = {}
 
     def key(self) -> str:
@@ -200,7 +203,7 @@ class Bank:
         open_entities = [entity for entity, left in self.entity_attributes.items() if left]
         if not open_entities or self.generator.random() < 0.4:
             entity = self.name()
-            self.entity_attributes[entity] = self.generator.sample(list(wording.ATTRIBUTES), len(wording.ATTRIBUTES))
+            self.entity_attributes[entity] = self.generator.sample(self.attributes, len(self.attributes))
         else:
             entity = self.generator.choice(open_entities)
         documents, questions = wording.ATTRIBUTES[self.entity_attributes[entity].pop()]

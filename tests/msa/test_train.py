@@ -118,6 +118,7 @@ def test_gradients_do_not_depend_on_the_grouping_of_rows(paths, monkeypatch):
     found = []
     for tokens in (1, 100000):
         monkeypatch.setattr("msa.samples.GROUP_TOKENS", tokens)
+        monkeypatch.setattr("msa.samples.GROUP_ROWS", 1)
         trainer.model.zero_grad()
         batch = trainer.batch(0, phase)
         figures = trainer.backward(batch, phase)
@@ -240,12 +241,12 @@ with parallel.joined(2) as (rank, ranks):
     if "fail" in sys.argv and rank == 1:
         sys.exit(3)
 """)
-    subprocess.run([sys.executable, script], check=True, timeout=120)
+    subprocess.run([sys.executable, script], check=True, timeout=300)
     together = weights(paths, "backbone")
     assert all(torch.allclose(alone[name], tensor, atol=1e-5) for name, tensor in together.items())
     log = [json.loads(line) for line in (paths.model("backbone") / "train.jsonl").read_text().splitlines()]
     assert log[0]["peak_host_bytes"] > 2e8 and log[0]["tokens"] > 0  # of both processes
-    failed = subprocess.run([sys.executable, script, "fail"], capture_output=True, text=True, timeout=120)
+    failed = subprocess.run([sys.executable, script, "fail"], capture_output=True, text=True, timeout=300)
     assert failed.returncode != 0 and "process 1 of 2 ended with exit status 3" in failed.stderr
 
 
@@ -257,7 +258,8 @@ def test_routing_dropout_leaves_at_least_one_token(paths, prompter):
     assert 0.35 < kept[0.5].sum() / kept[0.0].sum() < 0.65
 
 
-def test_recall_asks_for_values_that_the_list_holds(paths, prompter):
+def test_recall_asks_for_values_that_the_list_holds(paths, prompter, monkeypatch):
+    monkeypatch.setattr("msa.samples.FRAME_TOKENS", 1)  # keys and values alone
     data = TrainingSet(paths.samples("short"), prompter, 2)
     data.frequent = np.arange(len(prompter.tokenizer.get_vocab()) - 12, len(prompter.tokenizer.get_vocab()))
     found = 0
@@ -276,6 +278,24 @@ def test_recall_asks_for_values_that_the_list_holds(paths, prompter):
                 assert len(where) == 1 and listed[where[0] + 2 : where[0] + 5] == value
                 found += 1
     assert found == 24
+
+
+def test_recall_stands_in_frames_that_a_row_repeats(paths, prompter):
+    data = TrainingSet(paths.samples("short"), prompter, 2)
+    framed = 0
+    for step in range(6):
+        for group in data.recall_batch(step, 0, 4, 120).groups:
+            for ids, targets in zip(group.ids.tolist(), group.targets.tolist(), strict=True):
+                starts = [place for place in range(1, len(ids)) if targets[place] != IGNORE and targets[place - 1] == IGNORE]
+                before = []
+                for start in starts:
+                    value = [targets[start + offset] for offset in range(3)]  # the shortest has 3 tokens
+                    places = [at for at in range(1, starts[0]) if ids[at : at + 3] == value]
+                    assert places
+                    before.append(ids[places[0] - 1])
+                # the token in front of a value is the frame's last, or the key's own where the frame is empty
+                framed += len(before) > 1 and len(set(before)) == 1
+    assert framed > 6
 
 
 def test_memory_dropout_takes_memory_from_answers_alone(paths, prompter):
