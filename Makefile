@@ -1,5 +1,5 @@
 # reproduce  the whole experiment of a profile and its report   make reproduce PROFILE=tiny
-# plan       what `reproduce` would run
+# plan       what `reproduce` would need: bytes, FLOPs, hours, what cannot fit     make plan PROFILE=paper
 # test       the tests
 # lint       style and layers
 # clean      a profile's results; the environment stays
@@ -19,8 +19,7 @@ reproduce: $(READY)
 	@cat results/$(PROFILE)/report/summary.txt
 
 plan: $(READY)
-	@$(BIN)/python -m configs.load --profile $(PROFILE)
-	@$(BIN)/snakemake -n --quiet rules --rerun-triggers mtime params input --config profile=$(PROFILE)
+	@$(BIN)/python -m baselines.plan --profile $(PROFILE)
 
 test: $(READY)
 	@$(BIN)/python -m pytest

@@ -23,6 +23,8 @@ CHOSEN = f"--profile {PROFILE} --results {RESULTS} --configs {CONFIGS}"
 PYTHON = f"{sys.executable} -m"
 
 CHECKPOINT = ["model.safetensors", "config.json", "tokenizer.json"]
+PRETRAINED = [model for model in E.profile.models if E.models[model].kind == "pretrained"]
+TRAINED = [model for model in E.profile.models if model not in PRETRAINED]
 PROSE = [P.prose / "train.parquet", P.prose / "evaluation.parquet"]
 
 
@@ -46,7 +48,12 @@ def gold(task):
 
 
 def checkpoint(model):
-    return [P.model(model) / name for name in CHECKPOINT] if model else []
+    """Files of a model; the weights of a pretrained one may be in several, which its config.json stands for."""
+    return [P.model(model) / name for name in (CHECKPOINT[1:] if model in PRETRAINED else CHECKPOINT)] if model else []
+
+
+def one_of(names):
+    return "|".join(map(re.escape, names)) or "none"
 
 
 def opened(system, task):
@@ -62,12 +69,11 @@ def system_entry(system):
 
 
 wildcard_constraints:
-    corpus="|".join(map(re.escape, E.corpora)),
-    task="|".join(map(re.escape, E.profile.tasks)),
-    samples="|".join(map(re.escape, E.profile.samples)),
-    model="|".join(map(re.escape, E.profile.models)),
-    index="|".join(map(re.escape, E.indexes)) or "none",
-    system="|".join(map(re.escape, E.profile.systems)),
+    corpus=one_of(E.corpora),
+    task=one_of(E.profile.tasks),
+    samples=one_of(E.profile.samples),
+    index=one_of(E.indexes),
+    system=one_of(E.profile.systems),
 
 
 rule all:
@@ -118,7 +124,7 @@ rule samples:
     shell: "{PYTHON} tasks.samples {CHOSEN} --samples {wildcards.samples} > {log} 2>&1"
 
 
-# --- train: every model in its order, one at a time on all cores
+# --- models: trained in their order, one at a time on all cores, or taken from weights that somebody fetched
 
 
 rule train:
@@ -127,11 +133,20 @@ rule train:
         lambda w: [P.samples(s) / f for s in E.models[w.model].samples for f in ("banks.parquet", "samples.parquet")],
         lambda w: checkpoint(E.models[w.model].after),
     output: checkpoint("{model}"), P.model("{model}") / "train.jsonl"
+    wildcard_constraints: model=one_of(TRAINED)
     params: entry=lambda w: entry(E.models[w.model])
     threads: workflow.cores
     priority: 1
     log: f"{LOGS}/train.{{model}}.log"
     shell: "{PYTHON} msa.train {CHOSEN} --model {wildcards.model} --threads {threads} --processes {threads} > {log} 2>&1"
+
+
+rule pretrained:
+    output: [P.model("{model}") / name for name in CHECKPOINT[1:]]
+    wildcard_constraints: model=one_of(PRETRAINED)
+    params: entry=lambda w: entry(E.models[w.model])
+    log: f"{LOGS}/pretrained.{{model}}.log"
+    shell: "{PYTHON} msa.pretrained {CHOSEN} --model {wildcards.model} > {log} 2>&1"
 
 
 # --- index: a system's index over a corpus, once for all contexts and replicates
@@ -151,7 +166,7 @@ rule index:
 rule run:
     input: lambda w: opened(w.system, w.task)
     output: touch(f"{ROOT}/{{system}}/{{task}}/run.done")
-    params: entry=lambda w: system_entry(w.system), cells=entry(contexts(), E.profile.seeds)
+    params: entry=lambda w: system_entry(w.system), cells=entry(contexts(), E.profile.seeds, E.profile.limits)
     log: f"{LOGS}/run.{{system}}.{{task}}.log"
     shell: "{PYTHON} baselines.run {CHOSEN} --system {wildcards.system} --task {wildcards.task} --threads {threads} > {log} 2>&1"
 
@@ -159,7 +174,7 @@ rule run:
 rule latency:
     input: lambda w: opened(w.system, E.profile.latency["task"])
     output: P.latency("{system}")
-    params: entry=lambda w: system_entry(w.system), cells=entry(contexts(), E.profile.latency)
+    params: entry=lambda w: system_entry(w.system), cells=entry(contexts(), E.profile.latency, E.profile.limits)
     threads: workflow.cores  # nothing runs beside it; how many threads it uses is the profile's
     log: f"{LOGS}/latency.{{system}}.log"
     shell: "{PYTHON} baselines.measure {CHOSEN} --system {wildcards.system} > {log} 2>&1"
@@ -192,7 +207,7 @@ rule summarise:
 rule report:
     input:
         P.summary,
-        expand(P.model("{model}") / "train.jsonl", model=E.profile.models),
+        expand(P.model("{model}") / "train.jsonl", model=TRAINED),
         expand(f"{workflow.basedir}/reports/{{file}}.yaml", file=["reference", "expected"]),
     output: P.report / "index.html", P.report / "summary.txt"
     params: entry=json.dumps(asdict(E), sort_keys=True)
@@ -201,7 +216,7 @@ rule report:
 
 
 rule track:
-    input: P.summary, expand(P.model("{model}") / "train.jsonl", model=E.profile.models)
+    input: P.summary, expand(P.model("{model}") / "train.jsonl", model=TRAINED)
     output: touch(f"{ROOT}/tracked.done")
     log: f"{LOGS}/track.log"
     shell: "{PYTHON} reports.track {CHOSEN} > {log} 2>&1"

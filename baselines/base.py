@@ -7,6 +7,9 @@ A system is one module, named by ``kind`` in configs/systems.yaml (``bm25`` or `
     document ids that the driver refills before each cell.
 ``build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> None``
     optional: indexes a corpus once into an empty directory, for entries of ``indexes``.
+``estimate_cell(spec, config, work, dtype) -> Estimate``, ``estimate_index(spec, config, documents, dtype) -> Estimate``
+    optional: what a cell or an index costs before it runs (baselines.estimate), from the model's shape and the
+    workload (baselines.workload); without them it is not estimated and never refused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Check every system and index entry of a profile before anything runs: modules exist, parameters are well-formed.
+"""Check every entry of a profile before anything runs: modules exist, parameters are well-formed, weights are there.
 
     python -m baselines.check --profile tiny
 
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from baselines.base import load_module, read_params
-from configs.errors import run_command
+from configs.errors import UserError, run_command
 from configs.load import DIRECTORY, Experiment, load
+from msa import pretrained
 
 
 def main() -> None:
@@ -31,6 +32,11 @@ def check(experiment: Experiment, configs: Path) -> None:
     path = configs / "systems.yaml"
     systems = {name: experiment.systems[name] for name in experiment.profile.systems}
     indexes = {spec.index: experiment.indexes[spec.index] for spec in systems.values() if spec.index}
+    for name in experiment.profile.models:
+        if experiment.models[name].kind == pretrained.KIND and (
+            reason := pretrained.missing(name, experiment.models[name])
+        ):
+            raise UserError(f"{configs / 'profiles' / experiment.name}.yaml: {reason}")
     for section, entries, holder in (("systems", systems, "Params"), ("indexes", indexes, "IndexParams")):
         for name, spec in entries.items():
             _check_entry(spec.kind, spec.params, holder, f"{path}: {section}: {name}")

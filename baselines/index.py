@@ -2,7 +2,8 @@
 
     python -m baselines.index --profile tiny --index dense_tiny --corpus facts
 
-The directory gets what the index's module writes and index.json: build seconds, bytes, digests of files and inputs.
+The directory gets what the index's module writes and index.json: build seconds, bytes, digests of files and inputs. An
+index that the plan says this machine cannot hold gets index.json alone, with the status that its cells then have.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
-from baselines.base import IndexResources, load_module
+from baselines.base import CellStatus, IndexResources, load_module
+from baselines.planner import refuse_index
 from baselines.provenance import (
     checkpoint_digest,
     code_digest,
@@ -67,15 +69,22 @@ def build_directory(experiment: Experiment, paths: Paths, index: str, corpus: st
         "corpus": file_digest(paths.corpus(corpus)),
         "weights": checkpoint_digest(model) if model else None,
     }
+    status, reason, build_s = "ok", "", None
     with begun_directory(paths.index(index, corpus), inputs) as directory:
-        start_s = perf_counter()
-        module.build_index(spec, IndexResources(model, paths.corpus(corpus), threads), directory)
-        build_s = perf_counter() - start_s
+        try:
+            refuse_index(experiment, paths, index, corpus)
+            start_s = perf_counter()
+            module.build_index(spec, IndexResources(model, paths.corpus(corpus), threads), directory)
+            build_s = perf_counter() - start_s
+        except CellStatus as refusal:
+            status, reason = refusal.status, refusal.reason
         files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != "inputs.json")
         record = {
             "index": index,
             "corpus": corpus,
             "kind": spec.kind,
+            "status": status,
+            "reason": reason,
             "build_s": build_s,
             "peak_host_bytes": peak_host_bytes(),
             "index_bytes": sum(path.stat().st_size for path in files),

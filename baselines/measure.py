@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from baselines.base import CellStatus, load_module
+from baselines.planner import refuse_cell
 from baselines.race import Cell, Race, spread
 from baselines.supervise import CONTEXT, KILLED, in_child
 from configs.errors import run_command
@@ -95,6 +96,7 @@ def measure(race: Race, cell: Cell, count: int) -> dict[str, Any]:
     from baselines.run import index_bytes, open_cell
     from configs.tables import read_corpus
 
+    refuse_cell(race, cell, count + 1)
     start_s = perf_counter()
     gold: dict[str, list[int]] = {}
     view, questions = open_cell(race, cell, read_corpus(race.corpus), gold)

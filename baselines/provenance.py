@@ -37,7 +37,8 @@ def value_digest(value: Any) -> str:
 
 def checkpoint_digest(directory: Path) -> str:
     """One digest of a checkpoint directory's weights, configuration and tokenizer."""
-    present = [name for name in CHECKPOINT_FILES if (directory / name).exists() or name == CHECKPOINT_FILES[0]]
+    shards = {path.name for path in directory.glob("*.safetensors")} or {CHECKPOINT_FILES[0]}
+    present = shards | {name for name in CHECKPOINT_FILES[1:] if (directory / name).exists()}
     return value_digest({name: file_digest(directory / name) for name in present})
 
 

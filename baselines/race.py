@@ -14,6 +14,8 @@ from configs.load import Experiment, IndexSpec, SystemSpec, check_known
 from configs.paths import Paths
 from configs.records import Question
 
+BATCH = 128  # questions handed to a system at a time
+
 
 @dataclass(frozen=True)
 class Cell:

@@ -17,14 +17,13 @@ from time import perf_counter
 from typing import Any
 
 from baselines.base import CellStatus, System
-from baselines.race import Cell, Race, spread
+from baselines.planner import REFUSED, refuse_cell
+from baselines.race import BATCH, Cell, Race, spread
 from baselines.supervise import supervise
 from configs.errors import run_command
 from configs.load import DIRECTORY, load
 from configs.paths import Paths
 from configs.records import Answer, CorpusView, Document, Question
-
-BATCH = 128  # questions handed to a system at a time
 
 
 def main() -> int:
@@ -54,11 +53,12 @@ def answer_cells(race: Race, current: Any) -> None:
         if is_done(race, cell):
             continue
         clear(cell)
-        corpus = corpus if corpus is not None else read_corpus(race.corpus)
         if opened is None or opened[0] != cell.seed:
             close(opened)
             opened = None
         try:
+            refuse_cell(race, cell)
+            corpus = corpus if corpus is not None else read_corpus(race.corpus)
             if opened is None:
                 opened = cell.seed, race.open(cell.seed, gold)
             answer_cell(race, cell, opened[1], corpus, gold)
@@ -75,11 +75,14 @@ def close(opened: tuple[int, System] | None) -> None:
 
 
 def is_done(race: Race, cell: Cell) -> bool:
-    """Whether the cell ended, well or in an expected failure, from the inputs of today."""
+    """Whether the cell ended, well or in an expected failure, from the inputs of today; what a plan refused is planned anew."""
     from configs.tables import read_json
 
     path = cell.directory / "run.json"
-    return path.exists() and read_json(path).get("inputs") == race.inputs(cell)
+    if not path.exists():
+        return False
+    record = read_json(path)
+    return record.get("inputs") == race.inputs(cell) and not record["reason"].startswith(REFUSED)
 
 
 def clear(cell: Cell) -> None:

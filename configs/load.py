@@ -73,7 +73,10 @@ class SystemSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model that the workflow makes. ``kind`` is a module with a ``train`` command; ``after`` names its parent model."""
+    """A model that the workflow makes, or takes: ``kind`` is ``msa.train`` or ``pretrained`` (msa.pretrained).
+
+    ``after`` names the parent model.
+    """
 
     kind: str
     after: str | None = None
@@ -94,18 +97,49 @@ class LatencySpec:
 
 
 @dataclass(frozen=True)
+class LimitsSpec:
+    """What one cell or index may take of the machine that runs it; beyond it, it is refused with the plan's figures."""
+
+    host_gb: float | None = None
+    disk_gb: float | None = None
+    cell_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class PublishedSpec:
+    """Figures that somebody published for this profile, which its plan derives anew beside them."""
+
+    source: str
+    model: str
+    context: str
+    dtype: str
+    routing_keys_gb: float
+    memory_gb: float
+    training_tokens: float
+
+
+@dataclass(frozen=True)
 class Profile:
-    """One experiment: which systems meet which tasks at which contexts, with how many questions and seeds."""
+    """One experiment: which systems meet which tasks at which contexts, with how many questions and seeds.
+
+    ``systems`` and ``models`` name entries of systems.yaml and models.yaml; an item such as ``msa: msa_4b`` gives an entry
+    the name that reports and other entries know it by. ``indexes`` does so for some of the indexes. ``hardware`` is the
+    machine of hardware.yaml that the profile is meant for (none: any).
+    """
 
     title: str
     tokenizer: dict[str, Any]
     contexts: list[str]
     tasks: dict[str, int]  # task -> questions in a cell
-    systems: list[str]
+    systems: list[str | dict[str, str]]
     seeds: list[int]
-    models: list[str]
+    models: list[str | dict[str, str]]
     samples: dict[str, dict[str, Any]]  # training sets: name -> parameters of tasks.samples
     latency: dict[str, Any]  # a LatencySpec
+    indexes: list[str | dict[str, str]] = field(default_factory=list)
+    hardware: str | None = None
+    limits: dict[str, Any] = field(default_factory=dict)  # a LimitsSpec
+    published: dict[str, Any] = field(default_factory=dict)  # a PublishedSpec, or nothing
 
 
 def build(cls: type, mapping: Any, where: str) -> Any:
@@ -194,10 +228,14 @@ class Experiment:
     models: dict[str, ModelSpec]
 
 
-def _entries(cls: type, mapping: Any, where: str) -> dict[str, Any]:
-    for name in mapping or {}:
+def _check_entry_names(names: Any, where: str) -> None:
+    for name in names:
         if not _NAME.fullmatch(str(name)):
             raise UserError(f"{where}: name '{name}' cannot be a directory's; use letters, digits, '_', '-' and '.', a letter first")
+
+
+def _entries(cls: type, mapping: Any, where: str) -> dict[str, Any]:
+    _check_entry_names(mapping or {}, where)
     return {name: build(cls, entry, f"{where}: {name}") for name, entry in (mapping or {}).items()}
 
 
@@ -224,15 +262,25 @@ def load(profile: str, directory: Path | str = DIRECTORY) -> Experiment:
     chosen: Profile = build(Profile, read_yaml(path), str(path))
     task_file = _sections(directory / "tasks.yaml", ("corpora", "tasks"))
     system_file = _sections(directory / "systems.yaml", ("indexes", "systems"))
+    tables = {
+        "systems": _entries(SystemSpec, system_file["systems"], f"{directory / 'systems.yaml'}: systems"),
+        "indexes": _entries(IndexSpec, system_file["indexes"], f"{directory / 'systems.yaml'}: indexes"),
+        "models": _entries(ModelSpec, _read_mapping(directory / "models.yaml"), str(directory / "models.yaml")),
+    }
+    for key, entries in tables.items():
+        renamed = {name: entry for item in getattr(chosen, key) if isinstance(item, dict) for name, entry in item.items()}
+        _check_entry_names(renamed, f"{path}: {key}")
+        check_known(renamed.values(), entries, f"{path}: {key}", directory / f"{'models' if key == 'models' else 'systems'}.yaml")
+        tables[key] = entries | {name: entries[entry] for name, entry in renamed.items()}
+        names = [name for item in getattr(chosen, key) for name in ([item] if isinstance(item, str) else item)]
+        chosen = dataclasses.replace(chosen, **{key: names})
     experiment = Experiment(
         name=profile,
         profile=chosen,
         contexts=_read_contexts(directory / "contexts.yaml"),
         corpora=_entries(CorpusSpec, task_file["corpora"], f"{directory / 'tasks.yaml'}: corpora"),
         tasks=_entries(TaskSpec, task_file["tasks"], f"{directory / 'tasks.yaml'}: tasks"),
-        indexes=_entries(IndexSpec, system_file["indexes"], f"{directory / 'systems.yaml'}: indexes"),
-        systems=_entries(SystemSpec, system_file["systems"], f"{directory / 'systems.yaml'}: systems"),
-        models=_entries(ModelSpec, _read_mapping(directory / "models.yaml"), str(directory / "models.yaml")),
+        **tables,
     )
     _check_names(experiment, path, directory)
     return experiment
@@ -247,8 +295,21 @@ def _check_names(experiment: Experiment, path: Path, directory: Path) -> None:
     check_known(profile.tasks, experiment.tasks, f"{path}: tasks", directory / "tasks.yaml")
     check_known(profile.systems, experiment.systems, f"{path}: systems", directory / "systems.yaml")
     check_known(profile.models, experiment.models, f"{path}: models", directory / "models.yaml")
+    check_known(profile.indexes, experiment.indexes, f"{path}: indexes", directory / "systems.yaml")
     latency: LatencySpec = build(LatencySpec, profile.latency, f"{path}: latency")
     check_known([latency.task], profile.tasks, f"{path}: latency: task", path)
+    build(LimitsSpec, profile.limits, f"{path}: limits")
+    for key, value in profile.limits.items():
+        if value is not None and not value > 0:
+            raise UserError(f"{path}: limits: key '{key}' must be above 0, found {value}")
+    if profile.published:
+        published: PublishedSpec = build(PublishedSpec, profile.published, f"{path}: published")
+        check_known([published.model], profile.models, f"{path}: published: model", path)
+        check_known([published.context], experiment.contexts, f"{path}: published: context", directory / "contexts.yaml")
+    if profile.hardware is not None:
+        from configs.hardware import read_hardware
+
+        check_known([profile.hardware], read_hardware(directory), f"{path}: hardware", directory / "hardware.yaml")
     for name in profile.tasks:
         where = f"{directory / 'tasks.yaml'}: tasks: {name}: corpus"
         check_known([experiment.tasks[name].corpus], experiment.corpora, where, directory / "tasks.yaml")

@@ -50,6 +50,7 @@ def main(module):
             for table in ("questions.parquet", "overlays.parquet", "gold.parquet", "view.json")
         ],
         "samples": lambda: [paths.samples(options["samples"]) / f"{table}.parquet" for table in ("banks", "samples")],
+        "pretrained": lambda: [paths.model(options["model"]) / file for file in ("config.json", "tokenizer.json")],
         "train": lambda: [
             paths.model(options["model"]) / file for file in ("model.safetensors", "config.json", "tokenizer.json", "train.jsonl")
         ],
@@ -67,8 +68,8 @@ def main(module):
             print(label, file=calls)
 """
 COMMANDS = (
-    "tasks.sources", "tasks.vocabulary", "tasks.prepare", "tasks.samples", "tasks.score", "msa.train", "baselines.check",
-    "baselines.index", "baselines.run", "baselines.measure", "reports.summarise", "reports.build", "reports.track",
+    "tasks.sources", "tasks.vocabulary", "tasks.prepare", "tasks.samples", "tasks.score", "msa.train", "msa.pretrained",
+    "baselines.check", "baselines.index", "baselines.run", "baselines.measure", "reports.summarise", "reports.build", "reports.track",
 )  # fmt: skip
 PROFILE = {
     "title": "micro",
@@ -140,7 +141,7 @@ def whole(tmp_path: Path) -> Checkout:
 
     def shorten(models: Any) -> None:
         for model in models.values():
-            for phase in model["params"]["phases"]:
+            for phase in model["params"].get("phases", []):
                 phase.update(steps=2, rows=8)
 
     checkout.edit("configs/models.yaml", shorten)
@@ -209,6 +210,18 @@ def test_a_new_system_runs_alone(stubbed: Checkout) -> None:
     stubbed.edit("configs/profiles/micro.yaml", lambda content: content["systems"].append("closed_book"))
     assert stubbed.run()[0] == 0
     assert stubbed.calls() == cells("closed_book")
+
+
+def test_a_pretrained_model_is_taken_and_not_trained(stubbed: Checkout) -> None:
+    stubbed.edit("configs/profiles/micro.yaml", lambda content: content.update(models=["msa", "backbone", {"reader": "smollm2_135m"}]))
+    code, output = stubbed.run()
+    assert code == 0, output
+    calls = stubbed.calls()
+    assert [call for call in calls if call.startswith(("msa.train", "msa.pretrained"))] == [
+        "msa.pretrained reader", "msa.train backbone", "msa.train msa",
+    ]  # fmt: skip
+    assert set(cells("rag_bm25", "msa")) < set(calls)
+    assert stubbed.run()[0] == 0 and stubbed.calls() == []
 
 
 def test_bad_input_is_said_in_one_line_and_nothing_is_lost(stubbed: Checkout) -> None:

@@ -99,6 +99,17 @@ def set_key(*path: Any) -> Callable[[Any], None]:
             "systems: name '_data' cannot be a directory's",
         ),
         ("systems", set_key("indexes", "bank", "model", "mas"), "systems: msa: index: model: unknown name 'mas'"),
+        (
+            "profiles/tiny",
+            set_key("systems", ["msa", {"rag": "rag_bm52"}]),
+            "systems: unknown name 'rag_bm52'; did you mean 'rag_bm25'?",
+        ),
+        ("profiles/tiny", set_key("models", ["backbone", {"_data": "msa"}]), "models: name '_data' cannot be a directory's"),
+        ("profiles/tiny", set_key("indexes", [{"bank": "bnak"}]), "indexes: unknown name 'bnak'; did you mean 'bank'?"),
+        ("profiles/tiny", set_key("limits", {"host_gbs": 1}), "limits: unknown key 'host_gbs'; did you mean 'host_gb'?"),
+        ("profiles/tiny", set_key("limits", {"cell_hours": 0}), "limits: key 'cell_hours' must be above 0, found 0"),
+        ("profiles/tiny", set_key("hardware", "H20"), "hardware: unknown name 'H20'; did you mean 'H200'?"),
+        ("profiles/paper", set_key("published", "context", "101M"), "published: context: unknown name '101M'"),
         ("models", set_key("msa", "after", "backbon"), "msa: after: unknown name 'backbon'; did you mean 'backbone'?"),
         ("models", set_key("msa", "samples", ["shrt"]), "msa: samples: unknown name 'shrt'; did you mean 'short'?"),
         (
@@ -113,9 +124,21 @@ def test_a_mistake_names_file_key_and_mend(
 ) -> None:
     edit(file, change)
     with pytest.raises(UserError) as raised:
-        load("tiny", directory)
+        load("paper" if file == "profiles/paper" else "tiny", directory)
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_an_entry_may_go_by_another_name(directory: Path, edit: Edit) -> None:
+    edit("profiles/tiny", set_key("systems", ["oracle", {"full_attention": "full_attention_8k"}]))
+    edit("profiles/tiny", set_key("models", ["backbone", "msa", {"reader": "msa"}]))
+    edit("profiles/tiny", set_key("indexes", [{"bank": "bank_stored"}]))
+    experiment = load("tiny", directory)
+    assert experiment.profile.systems == ["oracle", "full_attention"]
+    assert experiment.systems["full_attention"] == experiment.systems["full_attention_8k"]
+    assert experiment.profile.models == ["backbone", "msa", "reader"]
+    assert experiment.models["reader"] == experiment.models["msa"]
+    assert experiment.indexes["bank"].params["key_dtype"] == "bfloat16"
 
 
 def test_a_missing_key_is_named(directory: Path, edit: Edit) -> None:
