@@ -1,6 +1,6 @@
 """Compare the answers of two results directories, times aside: the check that a run can be repeated.
 
-    python -m baselines.compare results other/results --profile tiny
+python -m baselines.compare results other/results --profile tiny
 """
 
 from __future__ import annotations

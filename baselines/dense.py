@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from baselines.base import IndexResources, Resources, read_params
+from baselines.models import open_embedder
 from baselines.reading import RagParams, ReadingSystem, Selection, Timer, selection
 from configs.errors import UserError
 from configs.load import IndexSpec, SystemSpec
@@ -33,15 +33,6 @@ class IndexParams:
     """``batch`` documents are embedded at a time."""
 
     batch: int = 32
-
-
-def open_embedder(model: Path | None, threads: int) -> Any:
-    """The embedder over a checkpoint. Raises UserError where the index's entry names no model."""
-    if model is None:
-        raise UserError("systems.yaml: a dense index needs a model that embeds; add `model:` to its entry")
-    from msa.embed import Embedder
-
-    return Embedder(model, threads)
 
 
 def build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> None:

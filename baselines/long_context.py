@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from baselines.base import CellStatus, Resources, System, read_params
-from baselines.reading import Selection, open_reader, read_answer
+from baselines.models import open_reader
+from baselines.reading import Selection, read_answer
 from configs.load import SystemSpec
 from configs.records import Answer, CorpusView, Document, Question
 

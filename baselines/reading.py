@@ -5,13 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from baselines.base import Resources, System
+from baselines.models import open_reader
 from configs.errors import UserError
-from configs.records import Answer, CorpusView, Document, Question
+from configs.records import Answer, CorpusView, Document, Generation, Question
 
 ORDERS = ("best_first", "best_last")
 
@@ -29,15 +28,6 @@ class RagParams:
             raise UserError(f"read_k {self.read_k} and routed_k {self.routed_k}: set 1 <= read_k <= routed_k")
         if self.order not in ORDERS:
             raise UserError(f"order '{self.order}': set one of {', '.join(ORDERS)}")
-
-
-def open_reader(model: Path | None, threads: int) -> Any:
-    """The reader over a checkpoint. Raises UserError where the system's entry names no model."""
-    if model is None:
-        raise UserError("systems.yaml: a system that reads needs a model; add `model:` to its entry")
-    from msa.reader import Reader
-
-    return Reader(model, threads)
 
 
 @dataclass
@@ -67,7 +57,7 @@ class ReadingSystem(System):
 
     def __init__(self, resources: Resources) -> None:
         self.reader = open_reader(resources.model, resources.threads)
-        self._read: dict[tuple, Any] = {}
+        self._read: dict[tuple, Generation] = {}
 
     @abstractmethod
     def select(self, questions: list[Question], view: CorpusView) -> list[Selection]:
@@ -84,7 +74,7 @@ class ReadingSystem(System):
             for question, item, generation in zip(questions, selections, generations, strict=True)
         ]
 
-    def _generations(self, pairs: list[tuple[list[Document], Question]]) -> list[Any]:
+    def _generations(self, pairs: list[tuple[list[Document], Question]]) -> list[Generation]:
         keys = [_prompt_key(documents, question) for documents, question in pairs]
         unread = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._read}
         if unread:
@@ -97,7 +87,7 @@ def _prompt_key(documents: list[Document], question: Question) -> tuple:
     return (question.text, question.answer_prefix, question.max_new_tokens, texts)
 
 
-def read_answer(question: Question, chosen: Selection, generation: Any) -> Answer:
+def read_answer(question: Question, chosen: Selection, generation: Generation) -> Answer:
     """The answer of a question from its selection and the reader's generation."""
     before_s = sum(chosen.stage_s.values())
     return Answer(

@@ -58,6 +58,18 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Generation:
+    """What a model wrote and what that cost; seconds are this text's share of its batch."""
+
+    text: str
+    input_tokens: int
+    output_tokens: int
+    first_token_s: float
+    total_s: float
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
 class CorpusView:
     """The corpus of one cell: the first ``len(base)`` documents of the shared tail, plus each question's overlay.
 

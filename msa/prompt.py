@@ -127,6 +127,10 @@ class Prompter:
         row.add(self.repeat_question).add(self.text(question))
         return row.add(self.give_answer).add(self.text(answer_prefix))
 
+    def message(self, text: str) -> Row:
+        """A prompt that is one message of a user, up to where the reply begins."""
+        return Row().add(self.head).add(self.text(text)).add(self.tail)
+
     def reading(self, documents: list[Document], question: str, answer_prefix: str) -> Row:
         """A plain reader's prompt: documents' text, question, opening of the answer."""
         return self.add_reader_question(self.reading_documents(documents), question, answer_prefix)

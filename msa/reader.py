@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
 
 import torch
 
-from configs.records import Document, Question
+from configs.records import Document, Generation, Question
 from msa import checkpoint
 from msa.decode import Session
 from msa.prompt import Row
 
 BATCH_TOKENS = 16384  # padded prompt tokens read at once
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One answer and its cost; seconds are this question's share of its batch."""
-
-    text: str
-    input_tokens: int
-    output_tokens: int
-    first_token_s: float
-    total_s: float
-    truncated: bool = False
 
 
 class Reader:
@@ -43,21 +31,25 @@ class Reader:
         """Tokens of the whole prompt."""
         return len(self.prompter.reading(documents, question.text, question.answer_prefix).ids)
 
-    @torch.no_grad()
     def answer(self, pairs: list[tuple[list[Document], Question]]) -> list[Generation]:
         """Answer each question from its own documents, in batches of prompts of similar length."""
         rows = [self.prompter.reading(documents, q.text, q.answer_prefix) for documents, q in pairs]
-        result: list[Generation | None] = [None] * len(pairs)
-        order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
-        while order:
-            batch = [order.pop()]
-            while order and (len(batch) + 1) * len(rows[batch[0]].ids) <= BATCH_TOKENS:
-                batch.append(order.pop())
+        return self._continue(rows, [question.max_new_tokens for _, question in pairs])
+
+    def generate(self, prompts: list[str], max_new_tokens: int) -> list[Generation]:
+        """Reply to each prompt, a user's message, in batches of prompts of similar length."""
+        rows = [self.prompter.message(prompt) for prompt in prompts]
+        return self._continue(rows, [max_new_tokens] * len(rows))
+
+    @torch.no_grad()
+    def _continue(self, rows: list[Row], limits: list[int]) -> list[Generation]:
+        result: list[Generation | None] = [None] * len(rows)
+        for batch in by_length([len(row.ids) for row in rows]):
             started = perf_counter()
             session = Session(self.model, [rows[number] for number in batch], self.prompter.pad, len(self.prompter.head))
-            questions = [pairs[number][1] for number in batch]
             lengths = [len(rows[number].ids) for number in batch]
-            for number, generation in zip(batch, self._decode(session, questions, lengths, started), strict=True):
+            found = self._decode(session, [limits[number] for number in batch], lengths, started)
+            for number, generation in zip(batch, found, strict=True):
                 result[number] = generation
         return result
 
@@ -74,7 +66,7 @@ class Reader:
             session = shared.rows([0])
             row = self.prompter.add_reader_question(Row(), question.text, question.answer_prefix)
             session.feed([row.ids])
-            generation = self._decode(session, [question], [len(prefix.ids) + len(row.ids)], started)[0]
+            generation = self._decode(session, [question.max_new_tokens], [len(prefix.ids) + len(row.ids)], started)[0]
             result.append(
                 Generation(
                     generation.text, generation.input_tokens, generation.output_tokens,
@@ -83,15 +75,25 @@ class Reader:
             )
         return result
 
-    def _decode(self, session: Session, questions: list[Question], lengths: list[int], started: float) -> list[Generation]:
+    def _decode(self, session: Session, limits: list[int], lengths: list[int], started: float) -> list[Generation]:
         first = perf_counter() - started
-        tokens = session.greedy(self.prompter.im_end, [question.max_new_tokens for question in questions])
-        share = len(questions)
+        tokens = session.greedy(self.prompter.im_end, limits)
+        share = len(limits)
         total = perf_counter() - started
         return [
             Generation(
                 self.prompter.tokenizer.decode(row), length, len(row), first / share, total / share,
-                truncated=len(row) >= question.max_new_tokens,
+                truncated=len(row) >= limit,
             )
-            for row, length, question in zip(tokens, lengths, questions, strict=True)
+            for row, length, limit in zip(tokens, lengths, limits, strict=True)
         ]
+
+
+def by_length(lengths: list[int]) -> Iterator[list[int]]:
+    """Places of rows in batches of similar length, the longest first, of at most ``BATCH_TOKENS`` padded tokens where they can."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    while order:
+        batch = [order.pop()]
+        while order and (len(batch) + 1) * lengths[batch[0]] <= BATCH_TOKENS:
+            batch.append(order.pop())
+        yield batch

@@ -12,6 +12,7 @@ from msa.encode import Encoder
 from msa.generate import Citations, Interleave, Limits
 from msa.memory import BankMemory
 from msa.prompt import Row
+from msa.reader import Reader
 
 
 def answer(model, prompter, documents, questions, **limits):
@@ -116,3 +117,16 @@ def test_routing_tokens_are_the_question_and_the_newest_text(prompter, documents
     newest = len(prompter.fetched(documents[1]))
     assert sum(row.routing) == first + newest
     assert isinstance(row, Row) and row.routing[-1] is False
+
+
+def test_a_reader_replies_to_each_message_as_it_does_alone(model, prompter, monkeypatch):
+    monkeypatch.setattr("msa.reader.checkpoint.open_model", lambda directory, threads: (model, prompter))
+    reader = Reader("unused")
+    messages = ["what is alpha", "what is the number for gamma delta , and for beta", "number"]
+    together = reader.generate(messages, 5)
+    assert [found.input_tokens for found in together] == [len(prompter.message(text).ids) for text in messages]
+    for text, found in zip(messages, together, strict=True):
+        (alone,) = reader.generate([text], 5)
+        assert (alone.text, alone.output_tokens, alone.truncated) == (found.text, found.output_tokens, found.truncated)
+        assert found.output_tokens <= 5 and (found.output_tokens == 5) == found.truncated
+    assert len({found.text for found in together}) > 1
