@@ -24,7 +24,8 @@ PYTHON = f"{sys.executable} -m"
 
 CHECKPOINT = ["model.safetensors", "config.json", "tokenizer.json"]
 PRETRAINED = [model for model in E.profile.models if E.models[model].kind == "pretrained"]
-TRAINED = [model for model in E.profile.models if model not in PRETRAINED]
+REFERENCES = [model for model in E.profile.models if E.models[model].kind not in ("msa.train", "pretrained")]
+TRAINED = [model for model in E.profile.models if model not in PRETRAINED + REFERENCES]
 PROSE = [P.prose / "train.parquet", P.prose / "evaluation.parquet"]
 
 
@@ -48,8 +49,9 @@ def gold(task):
 
 
 def checkpoint(model):
-    """Files of a model; the weights of a pretrained one may be in several, which its config.json stands for."""
-    return [P.model(model) / name for name in (CHECKPOINT[1:] if model in PRETRAINED else CHECKPOINT)] if model else []
+    """Files of a model: config.json stands for the weights of a pretrained one, which may be several; a reference is one file."""
+    files = ["reference.json"] if model in REFERENCES else CHECKPOINT[1:] if model in PRETRAINED else CHECKPOINT
+    return [P.model(model) / name for name in files] if model else []
 
 
 def one_of(names):
@@ -147,6 +149,14 @@ rule pretrained:
     params: entry=lambda w: entry(E.models[w.model])
     log: f"{LOGS}/pretrained.{{model}}.log"
     shell: "{PYTHON} msa.pretrained {CHOSEN} --model {wildcards.model} > {log} 2>&1"
+
+
+rule reference:
+    output: P.model("{model}") / "reference.json"
+    wildcard_constraints: model=one_of(REFERENCES)
+    params: entry=lambda w: entry(E.models[w.model])
+    log: f"{LOGS}/reference.{{model}}.log"
+    shell: "{PYTHON} baselines.models {CHOSEN} --model {wildcards.model} > {log} 2>&1"
 
 
 # --- index: a system's index over a corpus, once for all contexts and replicates

@@ -5,8 +5,8 @@ A system is one module, named by ``kind`` in configs/systems.yaml (``bm25`` or `
 ``make(spec: SystemSpec, resources: Resources) -> System``
     opens it. Where the entry says ``reads_gold``, ``make`` also gets ``gold``, a mapping from question id to gold
     document ids that the driver refills before each cell.
-``build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> None``
-    optional: indexes a corpus once into an empty directory, for entries of ``indexes``.
+``build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> dict | None``
+    optional: indexes a corpus once into an empty directory, for entries of ``indexes``; returns what served models cost.
 ``estimate_cell(spec, config, work, dtype) -> Estimate``, ``estimate_index(spec, config, documents, dtype) -> Estimate``
     optional: what a cell or an index costs before it runs (baselines.estimate), from the model's shape and the
     workload (baselines.workload); without them it is not estimated and never refused.
@@ -83,6 +83,10 @@ class System(ABC):
         Raises:
             CellStatus: the cell is beyond this system.
         """
+
+    def take_usage(self) -> dict[str, Any]:
+        """What served models cost since this was last asked, by their role: requests, tokens, dollars (configs.endpoint.Usage)."""
+        return {}
 
     def close(self) -> None:
         """Free what was opened."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from baselines.base import load_module, read_params
+from baselines.models import OWN_KINDS, check_reference
 from configs.errors import UserError, run_command
 from configs.load import DIRECTORY, Experiment, load
 from msa import pretrained
@@ -33,10 +34,12 @@ def check(experiment: Experiment, configs: Path) -> None:
     systems = {name: experiment.systems[name] for name in experiment.profile.systems}
     indexes = {spec.index: experiment.indexes[spec.index] for spec in systems.values() if spec.index}
     for name in experiment.profile.models:
-        if experiment.models[name].kind == pretrained.KIND and (
-            reason := pretrained.missing(name, experiment.models[name])
-        ):
+        spec = experiment.models[name]
+        if spec.kind == pretrained.KIND and (reason := pretrained.missing(name, spec)):
             raise UserError(f"{configs / 'profiles' / experiment.name}.yaml: {reason}")
+        if spec.kind not in OWN_KINDS:
+            params = check_reference(spec, f"{configs / 'models.yaml'}: {name}")
+            getattr(params, "api_key", None)  # a missing key is said now
     for section, entries, holder in (("systems", systems, "Params"), ("indexes", indexes, "IndexParams")):
         for name, spec in entries.items():
             _check_entry(spec.kind, spec.params, holder, f"{path}: {section}: {name}")

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from baselines.base import IndexResources, Resources, read_params
-from baselines.models import open_embedder
+from baselines.models import open_embedder, take_usage
 from baselines.reading import RagParams, ReadingSystem, Selection, Timer, selection
 from configs.errors import UserError
 from configs.load import IndexSpec, SystemSpec
@@ -35,7 +36,7 @@ class IndexParams:
     batch: int = 32
 
 
-def build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> None:
+def build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> dict[str, Any]:
     """Embed a corpus: tensors ``embeddings`` [N, D] float32 and ``doc_ids`` [N] int64."""
     from safetensors.numpy import save
     from tqdm import tqdm
@@ -52,6 +53,7 @@ def build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> 
     }
     with whole_file(directory / EMBEDDINGS) as temporary:
         temporary.write_bytes(save(tensors))
+    return take_usage(embedder=embedder)
 
 
 def load_embeddings(directory: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -110,6 +112,10 @@ class Dense(ReadingSystem):
         ranked = [self._merge(*item, view) for item in zip(questions, queries, *found, strict=True)]
         share_s = timer.elapsed_s / len(questions)
         return [selection(documents, "dense", self.params, share_s) for documents in ranked]
+
+    def take_usage(self) -> dict[str, Any]:
+        """What a served reader and a served embedder cost."""
+        return take_usage(reader=self.reader, embedder=self._embedder)
 
     def _embed_overlays(self, questions: list[Question], view: CorpusView) -> None:
         met = dict.fromkeys(document for question in questions for document in view.overlay(question).added)

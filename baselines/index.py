@@ -71,10 +71,11 @@ def build_directory(experiment: Experiment, paths: Paths, index: str, corpus: st
     }
     status, reason, build_s = "ok", "", None
     with begun_directory(paths.index(index, corpus), inputs) as directory:
+        usage = None
         try:
             refuse_index(experiment, paths, index, corpus)
             start_s = perf_counter()
-            module.build_index(spec, IndexResources(model, paths.corpus(corpus), threads), directory)
+            usage = module.build_index(spec, IndexResources(model, paths.corpus(corpus), threads), directory)
             build_s = perf_counter() - start_s
         except CellStatus as refusal:
             status, reason = refusal.status, refusal.reason
@@ -89,6 +90,7 @@ def build_directory(experiment: Experiment, paths: Paths, index: str, corpus: st
             "peak_host_bytes": peak_host_bytes(),
             "index_bytes": sum(path.stat().st_size for path in files),
             "files": {str(path.relative_to(directory)): file_digest(path) for path in files},
+            "usage": usage or {},
             "threads": threads,
             "inputs": inputs,
             "versions": versions(),

@@ -6,9 +6,10 @@ The same backbone and training budget as MSA's, nothing but a plain prompt: all 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from baselines.base import CellStatus, Resources, System, read_params
-from baselines.models import open_reader
+from baselines.models import open_reader, take_usage
 from baselines.reading import Selection, read_answer
 from configs.load import SystemSpec
 from configs.records import Answer, CorpusView, Document, Question
@@ -42,6 +43,10 @@ class LongContext(System):
                 answers[position] = read_answer(questions[position], Selection(documents), generation)
                 answers[position].cited_doc_ids = []  # it reads everything and cites nothing
         return [answers[position] for position in range(len(questions))]
+
+    def take_usage(self) -> dict[str, Any]:
+        """What a served reader cost."""
+        return take_usage(reader=self.reader)
 
     def _check_window(self, documents: list[Document], questions: list[Question]) -> None:
         least = sum(document.num_tokens for document in documents)

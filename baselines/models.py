@@ -21,13 +21,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from baselines.base import load_module, read_params
+from baselines.provenance import REFERENCE
 from configs.errors import UserError, run_command
-from configs.load import DIRECTORY, check_known, load
+from configs.load import DIRECTORY, ModelSpec, check_known, load
 from configs.paths import Paths
 from configs.records import Document, Generation, Question
 from configs.tables import read_json, write_json
 
-REFERENCE = "reference.json"
 OWN_KINDS = ("msa.train", "pretrained")  # their directories hold a checkpoint
 
 
@@ -91,6 +91,11 @@ def open_embedder(model: Path | None, threads: int) -> Embedder:
     return OwnEmbedder(model, threads)
 
 
+def take_usage(**models: Any) -> dict[str, Any]:
+    """What the served ones among some models cost since this was last asked, by their role."""
+    return {role: model.take_usage() for role, model in models.items() if hasattr(model, "take_usage")}
+
+
 def _referred(model: Path | None, threads: int, opener: str, need: str) -> Any:
     """What a reference's module opens; None for a checkpoint of this project."""
     if model is None:
@@ -107,6 +112,18 @@ def _referred(model: Path | None, threads: int, opener: str, need: str) -> Any:
     return getattr(module, opener)(Reference(params, model, threads))
 
 
+def check_reference(spec: ModelSpec, where: str) -> Any:
+    """The checked parameters of a models.yaml entry that is a reference.
+
+    Raises:
+        UserError: no such module, one that holds no models, or a bad parameter.
+    """
+    module = load_module(spec.kind, where)
+    if not hasattr(module, "ModelParams"):
+        raise UserError(f"{where}: kind '{spec.kind}' holds no models; name a module with ModelParams")
+    return read_params(module.ModelParams, spec.params, f"{where}: params")
+
+
 def main() -> None:
     """Write the reference of one model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,8 +136,7 @@ def main() -> None:
     referred = {name: spec for name, spec in experiment.models.items() if spec.kind not in OWN_KINDS}
     check_known([chosen.model], referred, "--model", chosen.configs / "models.yaml")
     spec = referred[chosen.model]
-    where = f"{chosen.configs / 'models.yaml'}: {chosen.model}"
-    read_params(load_module(spec.kind, where).ModelParams, spec.params, f"{where}: params")
+    check_reference(spec, f"{chosen.configs / 'models.yaml'}: {chosen.model}")
     directory = Paths.of(chosen.profile, chosen.results).model(chosen.model)
     write_json({"kind": spec.kind, "params": spec.params}, directory / REFERENCE)
 

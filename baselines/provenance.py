@@ -15,7 +15,20 @@ from typing import Any
 
 from configs.errors import UserError
 
-PACKAGES = ("torch", "numpy", "scipy", "faiss-cpu", "rank-bm25", "transformers", "tokenizers", "safetensors", "pyarrow")
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "faiss-cpu",
+    "rank-bm25",
+    "bm25s",
+    "openai",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "pyarrow",
+)
+REFERENCE = "reference.json"  # baselines.models
 CHECKPOINT_FILES = ("model.safetensors", "config.json", "tokenizer.json")
 SOURCES = ("configs", "msa", "baselines")
 
@@ -36,7 +49,9 @@ def value_digest(value: Any) -> str:
 
 
 def checkpoint_digest(directory: Path) -> str:
-    """One digest of a checkpoint directory's weights, configuration and tokenizer."""
+    """One digest of a model directory: weights, configuration and tokenizer, or the reference to a model elsewhere."""
+    if (directory / REFERENCE).exists():
+        return file_digest(directory / REFERENCE)
     shards = {path.name for path in directory.glob("*.safetensors")} or {CHECKPOINT_FILES[0]}
     present = shards | {name for name in CHECKPOINT_FILES[1:] if (directory / name).exists()}
     return value_digest({name: file_digest(directory / name) for name in present})

@@ -6,9 +6,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 from baselines.base import Resources, System
-from baselines.models import open_reader
+from baselines.models import open_reader, take_usage
 from configs.errors import UserError
 from configs.records import Answer, CorpusView, Document, Generation, Question
 
@@ -73,6 +74,10 @@ class ReadingSystem(System):
             read_answer(question, item, generation)
             for question, item, generation in zip(questions, selections, generations, strict=True)
         ]
+
+    def take_usage(self) -> dict[str, Any]:
+        """What a served reader cost."""
+        return take_usage(reader=self.reader)
 
     def _generations(self, pairs: list[tuple[list[Document], Question]]) -> list[Generation]:
         keys = [_prompt_key(documents, question) for documents, question in pairs]

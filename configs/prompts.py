@@ -33,3 +33,10 @@ def citation(doc_ids: list[int]) -> str:
 def question(text: str) -> str:
     """The question text: the tokens that take part in routing."""
     return f"Answer from the documents above: {text} Return all related documents."
+
+
+def reading_message(documents: list[tuple[int, str]], question_text: str, answer_prefix: str) -> str:
+    """One chat message for models that are asked as they come: documents (id, text), question, opening of the answer."""
+    texts = "".join(fetched(doc_id, text) for doc_id, text in documents)
+    source = f"from the documents below:\n\n{texts}\n" if documents else "from what you know.\n\n"
+    return f"Answer the question {source}Question: {question_text}\nReply with the answer alone. {answer_prefix}".rstrip()
