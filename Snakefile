@@ -62,7 +62,8 @@ def opened(system, task):
     """Checkpoints and index that a system opens for a task; gold only where its entry declares that it reads it."""
     spec, corpus = E.systems[system], E.tasks[task].corpus
     index = [P.index(spec.index, corpus) / "index.json", *checkpoint(E.indexes[spec.index].model)] if spec.index else []
-    return [P.corpus(corpus), *asked(task), *checkpoint(spec.model), *index, *(gold(task) if spec.reads_gold else [])]
+    models = [*checkpoint(spec.model), *checkpoint(spec.reranker)]
+    return [P.corpus(corpus), *asked(task), *models, *index, *(gold(task) if spec.reads_gold else [])]
 
 
 def system_entry(system):

@@ -48,6 +48,7 @@ class Resources:
     index_model: Path | None  # the checkpoint that made the index, for embedding questions
     threads: int
     seed: int
+    reranker: Path | None = None  # the checkpoint that reranks
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,19 @@ def open_embedder(model: Path | None, threads: int) -> Embedder:
     return OwnEmbedder(model, threads)
 
 
+def open_reranker(model: Path | None, threads: int) -> Reranker:
+    """The reranker over a model directory; a checkpoint of this project scores by query likelihood.
+
+    Raises:
+        UserError: the system's entry names no model, or one that cannot rerank.
+    """
+    if found := _referred(model, threads, "open_reranker", "a system that reranks needs a model"):
+        return found
+    from msa.likelihood import QueryLikelihood
+
+    return QueryLikelihood(model, threads)
+
+
 def take_usage(**models: Any) -> dict[str, Any]:
     """What the served ones among some models cost since this was last asked, by their role."""
     return {role: model.take_usage() for role, model in models.items() if hasattr(model, "take_usage")}

@@ -75,6 +75,7 @@ class Race:
             index_model=self.paths.model(index_model) if index_model else None,
             threads=self.threads,
             seed=seed,
+            reranker=self.paths.model(self.spec.reranker) if self.spec.reranker else None,
         )
 
     def open(self, seed: int, gold: Mapping[str, list[int]]) -> System:
@@ -98,6 +99,7 @@ class Race:
             "weights": checkpoint_digest(resources.model) if resources.model else None,
             "index": file_digest(resources.index / "index.json") if resources.index else None,
             "index_weights": checkpoint_digest(resources.index_model) if resources.index_model else None,
+            "reranker_weights": checkpoint_digest(resources.reranker) if resources.reranker else None,
         }
 
     def inputs(self, cell: Cell) -> dict[str, Any]:

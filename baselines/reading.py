@@ -40,13 +40,13 @@ class Selection:
     stage_s: dict[str, float] = field(default_factory=dict)  # this question's share of its batch
 
 
-def selection(ranked: Sequence[Document], stage: str, params: RagParams, retrieve_s: float) -> Selection:
+def selection(ranked: Sequence[Document], stage: str, params: RagParams, stage_s: dict[str, float]) -> Selection:
     """The selection of a retriever that ranks at least ``routed_k`` documents, best first."""
     documents = list(ranked[: params.read_k])
     if params.order == "best_last":
         documents.reverse()
     routed = [document.doc_id for document in ranked[: params.routed_k]]
-    return Selection(documents, {stage: routed}, {"retrieve": retrieve_s})
+    return Selection(documents, {stage: routed}, stage_s)
 
 
 class ReadingSystem(System):

@@ -58,7 +58,7 @@ class IndexSpec:
 class SystemSpec:
     """A system. ``kind`` is a module of ``baselines`` (or a dotted module anywhere).
 
-    ``model`` and ``index`` name entries of models.yaml and of ``indexes``; ``max_questions`` caps the questions of a
+    ``model`` (the reader), ``reranker`` and ``index`` name entries of models.yaml and of ``indexes``; ``max_questions`` caps the questions of a
     cell for a system that pays for a rebuilt context with each of them.
     """
 
@@ -66,6 +66,7 @@ class SystemSpec:
     title: str
     model: str | None = None
     index: str | None = None
+    reranker: str | None = None
     max_questions: int | None = None
     reads_gold: bool = False
     params: dict[str, Any] = field(default_factory=dict)
@@ -319,6 +320,7 @@ def _check_names(experiment: Experiment, path: Path, directory: Path) -> None:
             check_known([spec.index], experiment.indexes, f"{where}: index", directory / "systems.yaml")
             check_known(_given(experiment.indexes[spec.index].model), profile.models, f"{where}: index: model", path)
         check_known(_given(spec.model), profile.models, f"{where}: model", path)
+        check_known(_given(spec.reranker), profile.models, f"{where}: reranker", path)
     for name in profile.models:
         model, where = experiment.models[name], f"{directory / 'models.yaml'}: {name}"
         check_known(_given(model.after), profile.models, f"{where}: after", path)

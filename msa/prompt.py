@@ -142,6 +142,10 @@ class Prompter:
             row.add(tokens)
         return row.add([self.object_ref_end])
 
+    def asking(self, document: Document) -> Row:
+        """A document, up to where a question stands that it answers."""
+        return self.reading_documents([document]).add(self.repeat_question)
+
     def add_reader_question(self, row: Row, question: str, answer_prefix: str) -> Row:
         """The part of a reader's prompt behind its documents; it ends as a row of MSA ends that has fetched them."""
         return self.add_answer_request(row.add([self.end_of_retrieve]), question, answer_prefix)

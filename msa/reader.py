@@ -89,11 +89,11 @@ class Reader:
         ]
 
 
-def by_length(lengths: list[int]) -> Iterator[list[int]]:
-    """Places of rows in batches of similar length, the longest first, of at most ``BATCH_TOKENS`` padded tokens where they can."""
+def by_length(lengths: list[int], batch_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Places of rows in batches of similar length, the longest first, of at most ``batch_tokens`` padded tokens where they can."""
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     while order:
         batch = [order.pop()]
-        while order and (len(batch) + 1) * lengths[batch[0]] <= BATCH_TOKENS:
+        while order and (len(batch) + 1) * lengths[batch[0]] <= batch_tokens:
             batch.append(order.pop())
         yield batch

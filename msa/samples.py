@@ -199,6 +199,16 @@ class TrainingSet:
             built.append(row)
         return Batch([self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)])
 
+    def asking_batch(self, step: int, seed: int, rows: int, max_id: int) -> Batch:
+        """Asking: a document, then the question that it answers as targets; of several hops only the first can be asked so."""
+        rng = np.random.default_rng([seed, step, 5])
+        _, renamed = self.bank(step, rng, max_id)
+        built = []
+        for sample in self._draw(step, rng, rows):
+            document = renamed[int(rng.choice(sample["chain"][0]))]
+            built.append(self.prompter.asking(document).add(self.prompter.text(sample["question"]), learn=True))
+        return Batch([self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)])
+
     def copying_batch(self, step: int, seed: int, rows: int, tokens: int) -> Batch:
         """Frequent tokens in random order, of which a span comes again as targets: where in-context copying forms fastest.
 

@@ -69,7 +69,7 @@ class Router:
 @dataclass(frozen=True)
 class Phase:
     """One phase. ``objective``: copy (shuffled words twice), recall (values by their keys), read (answer from documents in
-    context), memory (routed), or embed (bi-encoder).
+    context), ask (the question that a document answers), memory (routed), or embed (bi-encoder).
 
     The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux, where answers may have an ``answer_weight`` of their own in
     place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds (``answer_shares``:
@@ -244,13 +244,15 @@ class Trainer:
             return data.recall_batch(number, params.seed, phase.rows, phase.tokens)
         if phase.objective == "read":
             return data.reading_batch(number, params.seed, phase.rows, tuple(phase.documents), phase.questions, params.max_id)
+        if phase.objective == "ask":
+            return data.asking_batch(number, params.seed, phase.rows, params.max_id)
         if phase.objective in ("memory", "embed"):
             share = phase.answer_share if phase.objective == "memory" else 0.0
             shares = phase.answer_shares if phase.objective == "memory" else {}
             return data.memory_batch(
                 number, params.seed, phase.rows, share, params.max_id, phase.routing_dropout, phase.memory_dropout, shares
             )
-        raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: copy, recall, read, memory, embed)")
+        raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: copy, recall, read, ask, memory, embed)")
 
     def backward(self, batch: Batch, phase: Phase) -> dict[str, float]:
         """Gradients of a batch under a phase's weights, group by group; the figures to log."""

@@ -81,17 +81,38 @@ class FakeEmbedder:
         return np.asarray(rows, np.float32)
 
 
+class FakeReranker:
+    """Scores a pair by a digest of both: any order, always the same."""
+
+    calls = 0
+
+    def __init__(self, model: Path | None, threads: int) -> None:
+        self.model = model
+
+    @staticmethod
+    def score(question: str, text: str) -> float:
+        """Of one pair."""
+        return int(hashlib.sha256(f"{question}/{text}".encode()).hexdigest()[:6], 16) / 2**24
+
+    def scores(self, pairs: list[tuple[str, Document]]) -> np.ndarray:
+        """Of many pairs."""
+        FakeReranker.calls += len(pairs)
+        return np.asarray([self.score(question, document.text) for question, document in pairs])
+
+
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the stand-ins where systems open the real ones; drivers fork, so their children have them too."""
     import baselines.dense
     import baselines.long_context
     import baselines.reading
+    import baselines.rerank
 
     monkeypatch.setattr(baselines.reading, "open_reader", FakeReader)
     monkeypatch.setattr(baselines.long_context, "open_reader", FakeReader)
     monkeypatch.setattr(baselines.dense, "open_embedder", FakeEmbedder)
-    FakeReader.calls = 0
+    monkeypatch.setattr(baselines.rerank, "open_reranker", FakeReranker)
+    FakeReader.calls = FakeReranker.calls = 0
 
 
 def sentence(rng: random.Random, length: int = 24) -> str:

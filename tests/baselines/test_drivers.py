@@ -95,7 +95,7 @@ def test_two_runs_give_identical_predictions(workplace: Workplace) -> None:
 
 @pytest.mark.parametrize("way", ["killed", "MemoryError"])
 def test_running_out_of_memory_costs_one_cell(workplace: Workplace, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
-    plain = baselines.bm25.BM25.ingest
+    plain = baselines.bm25.BM25Retriever.ingest
 
     def greedy(self: Any, view: Any) -> None:
         if len(view.base) == CONTEXTS["2K"] // 40:
@@ -104,7 +104,7 @@ def test_running_out_of_memory_costs_one_cell(workplace: Workplace, monkeypatch:
             os.kill(os.getpid(), signal.SIGKILL)
         plain(self, view)
 
-    monkeypatch.setattr(baselines.bm25.BM25, "ingest", greedy)
+    monkeypatch.setattr(baselines.bm25.BM25Retriever, "ingest", greedy)
     assert workplace.run("rag_bm25") == 0
     assert [record(workplace, "rag_bm25", context)["status"] for context in CONTEXTS] == ["ok", "out_of_memory", "ok"]
     before = stamps(workplace, "rag_bm25")

@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import baselines.models
+from baselines import bm25
 from baselines.base import CellStatus, Resources
-from baselines.bm25 import BM25
-from baselines.bm25 import Params as BM25Params
 from baselines.endpoint import ModelParams, ServedEmbedder, ServedReader, ServedReranker
 from baselines.long_context import LongContext
 from baselines.long_context import Params as LongParams
@@ -21,6 +20,7 @@ from baselines.models import Reference
 from configs import prompts
 from configs.endpoint import Endpoint, EndpointSpec
 from configs.errors import UserError
+from configs.load import SystemSpec
 from configs.records import Document
 from configs.tables import write_json
 from tests.baselines.conftest import make_corpus, make_view, sentence
@@ -182,7 +182,7 @@ def test_any_reading_system_reads_with_a_served_model(
     rng = random.Random(0)
     view, questions = make_view(rng, make_corpus(rng, 12))
     resources = Resources(reference(server, tmp_path / "served"), None, None, threads=1, seed=0)
-    system = BM25(BM25Params(read_k=2), resources)
+    system = bm25.make(SystemSpec("bm25", "", params={"read_k": 2}), resources)
     answers = system.answer(questions, view)
     chosen = system.select(questions, view)
     texts = [

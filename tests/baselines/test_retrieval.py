@@ -5,20 +5,21 @@ from __future__ import annotations
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rank_bm25 import BM25Okapi
 
+from baselines import bm25, dense, hybrid, rerank
 from baselines.base import IndexResources, Resources
-from baselines.bm25 import BM25, Params
-from baselines.dense import Dense, build_index
-from baselines.dense import Params as DenseParams
+from baselines.hybrid import fuse
+from baselines.retrieval import RetrievalSystem
 from configs.errors import UserError
-from configs.load import IndexSpec
+from configs.load import IndexSpec, SystemSpec
 from configs.records import CorpusView, Document, Question
 from configs.tables import write_table
-from tests.baselines.conftest import make_corpus, make_view
+from tests.baselines.conftest import FakeReranker, make_corpus, make_view, sentence
 
 RESOURCES = Resources(None, None, None, threads=1, seed=0)
 
@@ -29,49 +30,178 @@ def rebuilt(view: CorpusView, question: Question) -> tuple[CorpusView, Question]
     return CorpusView(list(view.documents(question)), {}), plain
 
 
-def open_dense(documents: list[Document], directory: Path) -> Dense:
+def open_bm25(**params: Any) -> RetrievalSystem:
+    """A BM25 system."""
+    return bm25.make(SystemSpec("bm25", "", params=params), RESOURCES)
+
+
+def open_dense(documents: list[Document], directory: Path, structure: str = "flat", **params: Any) -> RetrievalSystem:
     """A dense system over an index of some documents."""
     write_table("corpus", [vars(document) for document in documents], directory / "corpus.parquet")
-    build_index(
-        IndexSpec("dense", params={"batch": 7}), IndexResources(None, directory / "corpus.parquet", 1), directory
-    )
-    return Dense(DenseParams(), Resources(None, directory, None, 1, 0))
+    spec = IndexSpec("dense", params={"batch": 7, "structure": structure})
+    dense.build_index(spec, IndexResources(None, directory / "corpus.parquet", 1), directory)
+    return dense.make(SystemSpec("dense", "", params=params), Resources(None, directory, None, 1, 0))
 
 
 @pytest.mark.parametrize("base", [4, 30, 100])
 def test_bm25_answers_under_overlays_as_on_the_rebuilt_corpus(base: int) -> None:
     rng = random.Random(base)
     view, questions = make_view(rng, make_corpus(rng, 100)[:base])
-    system = BM25(Params(), RESOURCES)
+    system = open_bm25()
     for question, answer in zip(questions, system.answer(questions, view), strict=True):
         other_view, plain = rebuilt(view, question)
-        (expected,) = BM25(Params(), RESOURCES).answer([plain], other_view)
+        (expected,) = open_bm25().answer([plain], other_view)
         assert answer.routed_doc_ids == expected.routed_doc_ids
         assert answer.text == expected.text
+
+
+def bm25_scores(system: RetrievalSystem, view: CorpusView, question: Question) -> np.ndarray:
+    """Scores of a question's whole corpus."""
+    statistics = system.retriever.statistics(view.overlay(question), view)
+    return statistics.scores(system.retriever._words.query(question.text))
 
 
 def test_bm25_scores_are_those_of_rank_bm25() -> None:
     rng = random.Random(1)
     view, questions = make_view(rng, make_corpus(rng, 60))
-    system = BM25(Params(), RESOURCES)
+    system = open_bm25()
     system.ingest(view)
     for question in questions:
         documents = [re.findall(r"\w+", document.text) for document in view.documents(question)]
         expected = BM25Okapi(documents).get_scores(question.text.split())
-        statistics = system._overlay_statistics(view.overlay(question))
-        np.testing.assert_allclose(
-            statistics.scores(system._words.query(question.text)), expected, rtol=1e-10, atol=1e-12
-        )
+        np.testing.assert_allclose(bm25_scores(system, view, question), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_bm25_floors_the_idf_of_common_words_as_rank_bm25_does() -> None:
     texts = ["the cat", "the dog", "the dog and the bird", "a fish"]
     view = CorpusView([Document(i, text, 3) for i, text in enumerate(texts)], {})
-    system = BM25(Params(), RESOURCES)
+    system = open_bm25()
     system.ingest(view)
     expected = BM25Okapi([text.split() for text in texts]).get_scores(["the", "the", "dog"])
-    statistics = system._overlay_statistics(view.overlay(Question("q", "", "", 1)))
-    np.testing.assert_allclose(statistics.scores(system._words.query("the the dog")), expected, rtol=1e-12)
+    found = bm25_scores(system, view, Question("q", "the the dog", "", 1))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def ranked(system: RetrievalSystem, questions: list[Question], view: CorpusView, depth: int) -> list[list[int]]:
+    """Ids as the retriever ranks them."""
+    system.ingest(view)
+    system.retriever.prepare(questions, view)
+    found = system.retriever.rank(questions, view, depth)
+    return [[document.doc_id for document in documents] for documents in found.documents]
+
+
+@pytest.mark.parametrize(("base", "depth"), [(4, 3), (30, 16), (600, 5), (600, 100)])
+def test_a_large_view_ranks_alike_with_bm25s(base: int, depth: int) -> None:
+    rng = random.Random(base)
+    view, questions = make_view(rng, make_corpus(rng, 600)[:base])
+    large = open_bm25(large_documents=1)
+    assert ranked(large, questions, view, depth) == ranked(open_bm25(), questions, view, depth)
+    assert isinstance(large.retriever._base, bm25.Proposals)
+    for question, answer in zip(questions, large.answer(questions, view), strict=True):
+        documents = [re.findall(r"\w+", document.text) for document in view.documents(question)]
+        scores = BM25Okapi(documents).get_scores(question.text.split())
+        ids = [document.doc_id for document in view.documents(question)]
+        best = [ids[row] for row in np.argsort(-scores, kind="stable")[:16]]
+        assert answer.routed_doc_ids["bm25"] == best
+
+
+def test_bm25s_by_itself_gives_the_same_scores_where_no_idf_is_floored() -> None:
+    import bm25s
+
+    rng = random.Random(2)
+    view = CorpusView([Document(number, sentence(rng, 6), 9) for number in range(400)], {})
+    system = open_bm25()
+    system.ingest(view)
+    index = bm25s.BM25(method="atire", idf_method="robertson", k1=1.5, b=0.75)
+    index.index([document.text.split() for document in view.base], show_progress=False)
+    for _ in range(20):
+        question = Question("q", sentence(rng, 3), "", 8)
+        found, expected = bm25_scores(system, view, question), index.get_scores(question.text.split())
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+        assert found.max() > 0
+
+
+@pytest.mark.parametrize("probes", [1000, 1])
+def test_clusters_find_what_a_flat_search_finds_among_the_lists_they_probe(probes: int, tmp_path: Path) -> None:
+    rng = random.Random(7)
+    corpus = make_corpus(rng, 300)
+    view, questions = make_view(rng, corpus[:200])
+    flat = ranked(open_dense(corpus, tmp_path / "flat"), questions, view, 10)
+    clustered = open_dense(corpus, tmp_path / "ivf", "ivf", probes=probes)
+    found = ranked(clustered, questions, view, 10)
+    visible = [{document.doc_id for document in view.documents(question)} for question in questions]
+    assert all(set(ids) <= allowed for ids, allowed in zip(found, visible, strict=True))
+    if probes == 1000:
+        assert found == flat  # every list
+    else:
+        shared = [len(set(a) & set(b)) / 10 for a, b in zip(found, flat, strict=True)]
+        assert 0 < np.mean(shared) < 1
+
+
+def test_reciprocal_ranks_are_fused_as_the_formula_says() -> None:
+    a, b, c, d = (Document(i, "", 1) for i in range(4))
+    # a: 1/61 + 1/63, b: 1/62 + 1/61, c: 1/63, d: 1/62
+    assert fuse([[a, b, c], [b, d, a]], [1.0, 1.0], 60) == [b, a, d, c]
+    # a: 1 + 0.1/3, b: 1/2 + 0.1, c: 1/3, d: 0.1/2
+    assert fuse([[a, b, c], [b, d, a]], [1.0, 0.1], 0) == [a, b, c, d]
+    assert fuse([[c], [a]], [1.0, 1.0], 60) == [c, a]  # equals: the first stage's first
+
+
+def open_over(kind: Any, corpus: list[Document], directory: Path, **params: Any) -> RetrievalSystem:
+    """A system of stages over a dense index of some documents."""
+    open_dense(corpus, directory)
+    return kind.make(SystemSpec("x", "", params=params), Resources(None, directory, None, 1, 0))
+
+
+@pytest.mark.parametrize("kind", [hybrid, rerank])
+@pytest.mark.parametrize("base", [20, 100])
+def test_stages_answer_under_overlays_as_on_the_rebuilt_corpus(kind: Any, base: int, tmp_path: Path) -> None:
+    rng = random.Random(base)
+    corpus = make_corpus(rng, 100)
+    view, questions = make_view(rng, corpus[:base])
+    params = {"candidates": 12, "routed_k": 8}
+    system = open_over(kind, corpus, tmp_path / "whole", **params)
+    for question, answer in zip(questions, system.answer(questions, view), strict=True):
+        other_view, plain = rebuilt(view, question)
+        other = open_over(kind, list(other_view.base), tmp_path / question.question_id, **params)
+        (expected,) = other.answer([plain], other_view)
+        assert answer.routed_doc_ids == expected.routed_doc_ids
+        assert answer.text == expected.text
+
+
+def test_reranking_puts_the_best_scored_candidates_first_and_scores_a_pair_once(tmp_path: Path) -> None:
+    rng = random.Random(8)
+    corpus = make_corpus(rng, 60)
+    view, questions = make_view(rng, corpus)
+    system = open_over(rerank, corpus, tmp_path, first="bm25", candidates=10)
+    first = ranked(open_bm25(), questions, view, 20)
+    found = ranked(system, questions, view, 20)
+    for question, before, after in zip(questions, first, found, strict=True):
+        text = {document.doc_id: document.text for document in view.documents(question)}
+        scores = [FakeReranker.score(question.text, text[doc_id]) for doc_id in after[:10]]
+        assert scores == sorted(scores, reverse=True)
+        assert sorted(after[:10]) == sorted(before[:10]) and after[10:] == before[10:]
+    scored = FakeReranker.calls
+    assert scored == len({(q.text, i, q.overlay_id) for q, ids in zip(questions, first, strict=True) for i in ids[:10]})
+    assert ranked(system, questions, view, 20) == found and FakeReranker.calls == scored
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "message"),
+    [
+        (rerank, {"first": "oracle"}, "kind 'oracle' ranks no documents"),
+        (rerank, {"first": "bm26"}, "there is no module baselines.bm26"),
+        (rerank, {"first": "bm25", "first_params": {"kk": 1}}, "first_params: unknown key 'kk'"),
+        (hybrid, {"stages": {"bm25": {"b": 2.0}, "dense": {}}}, "stages: bm25: k1 1.5 and b 2.0"),
+        (hybrid, {"stages": {"bm25": {}}}, "two stages or more"),
+        (hybrid, {"weights": {"sparse": 1.0}}, "weights: no stage sparse"),
+        (rerank, {"candidates": 0}, "candidates 0"),
+    ],
+)
+def test_a_bad_stage_names_its_place(kind: Any, params: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        kind.make(SystemSpec("x", "", params=params), RESOURCES)
+    assert str(raised.value).startswith("systems.yaml: params of kind")
 
 
 @pytest.mark.parametrize("base", [20, 100])
@@ -110,14 +240,14 @@ def test_a_broken_index_is_one_clear_message(tmp_path: Path) -> None:
     open_dense(make_corpus(random.Random(5), 10), tmp_path)
     (tmp_path / "embeddings.safetensors").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"embeddings\.safetensors: not a readable index"):
-        Dense(DenseParams(), Resources(None, tmp_path, None, 1, 0))
+        dense.make(SystemSpec("dense", ""), Resources(None, tmp_path, None, 1, 0))
 
 
 @pytest.mark.parametrize(("order", "best_at"), [("best_first", 0), ("best_last", -1)])
 def test_the_best_document_stands_where_the_config_says(order: str, best_at: int) -> None:
     rng = random.Random(6)
     view, questions = make_view(rng, make_corpus(rng, 30))
-    answers = BM25(Params(read_k=3, order=order), RESOURCES).answer(questions, view)
+    answers = open_bm25(read_k=3, order=order).answer(questions, view)
     for answer in answers:
         assert len(answer.cited_doc_ids) == 3
         assert answer.cited_doc_ids[best_at] == answer.routed_doc_ids["bm25"][0]

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from baselines import bm25
 from baselines.base import CellStatus, Resources, load_module, read_params
-from baselines.bm25 import BM25, Params
+from baselines.bm25 import Params
 from baselines.closed_book import ClosedBook
 from baselines.long_context import LongContext
 from baselines.long_context import Params as LongParams
 from baselines.oracle import Oracle
 from baselines.race import spread
 from configs.errors import UserError
+from configs.load import SystemSpec
 from configs.records import Question
 from tests.baselines.conftest import FakeReader, make_corpus, make_view
 
@@ -60,7 +62,7 @@ def test_full_attention_reads_everything_or_says_that_it_cannot() -> None:
 def test_an_equal_prompt_is_read_once() -> None:
     rng = random.Random(0)
     view, questions = make_view(rng, make_corpus(rng, 30))
-    system = BM25(Params(), RESOURCES)
+    system = bm25.make(SystemSpec("bm25", ""), RESOURCES)
     first = system.answer(questions, view)
     calls = FakeReader.calls
     assert system.answer(questions, view) != []
