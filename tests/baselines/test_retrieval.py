@@ -61,21 +61,22 @@ def bm25_scores(system: RetrievalSystem, view: CorpusView, question: Question) -
     return statistics.scores(system.retriever._words.query(question.text))
 
 
-def test_bm25_scores_are_those_of_rank_bm25() -> None:
+@pytest.mark.parametrize("epsilon", [0.0, 0.25])
+def test_bm25_scores_are_those_of_rank_bm25(epsilon: float) -> None:
     rng = random.Random(1)
     view, questions = make_view(rng, make_corpus(rng, 60))
-    system = open_bm25()
+    system = open_bm25(epsilon=epsilon)
     system.ingest(view)
     for question in questions:
         documents = [re.findall(r"\w+", document.text) for document in view.documents(question)]
-        expected = BM25Okapi(documents).get_scores(question.text.split())
+        expected = BM25Okapi(documents, epsilon=epsilon).get_scores(question.text.split())
         np.testing.assert_allclose(bm25_scores(system, view, question), expected, rtol=1e-10, atol=1e-12)
 
 
 def test_bm25_floors_the_idf_of_common_words_as_rank_bm25_does() -> None:
     texts = ["the cat", "the dog", "the dog and the bird", "a fish"]
     view = CorpusView([Document(i, text, 3) for i, text in enumerate(texts)], {})
-    system = open_bm25()
+    system = open_bm25(epsilon=0.25)
     system.ingest(view)
     expected = BM25Okapi([text.split() for text in texts]).get_scores(["the", "the", "dog"])
     found = bm25_scores(system, view, Question("q", "the the dog", "", 1))
@@ -90,16 +91,17 @@ def ranked(system: RetrievalSystem, questions: list[Question], view: CorpusView,
     return [[document.doc_id for document in documents] for documents in found.documents]
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.25])
 @pytest.mark.parametrize(("base", "depth"), [(4, 3), (30, 16), (600, 5), (600, 100)])
-def test_a_large_view_ranks_alike_with_bm25s(base: int, depth: int) -> None:
+def test_a_large_view_ranks_alike_with_bm25s(base: int, depth: int, epsilon: float) -> None:
     rng = random.Random(base)
     view, questions = make_view(rng, make_corpus(rng, 600)[:base])
-    large = open_bm25(large_documents=1)
-    assert ranked(large, questions, view, depth) == ranked(open_bm25(), questions, view, depth)
+    large = open_bm25(large_documents=1, epsilon=epsilon)
+    assert ranked(large, questions, view, depth) == ranked(open_bm25(epsilon=epsilon), questions, view, depth)
     assert isinstance(large.retriever._base, bm25.Proposals)
     for question, answer in zip(questions, large.answer(questions, view), strict=True):
         documents = [re.findall(r"\w+", document.text) for document in view.documents(question)]
-        scores = BM25Okapi(documents).get_scores(question.text.split())
+        scores = BM25Okapi(documents, epsilon=epsilon).get_scores(question.text.split())
         ids = [document.doc_id for document in view.documents(question)]
         best = [ids[row] for row in np.argsort(-scores, kind="stable")[:16]]
         assert answer.routed_doc_ids["bm25"] == best
