@@ -1,4 +1,5 @@
-# reproduce  the whole experiment of a profile and its report   make reproduce PROFILE=tiny
+# reproduce  the whole experiment of a profile and its report   make reproduce PROFILE=tiny SYSTEMS=rag_bm25,msa (default: all)
+# tune       the rivals' settings on the tuning split; the report shows what it found
 # plan       what `reproduce` would need: bytes, FLOPs, hours, what cannot fit     make plan PROFILE=paper
 # test       the tests
 # lint       style and layers
@@ -6,17 +7,21 @@
 # Each sets up what it needs by itself: Python >= 3.11, make and a C compiler are enough.
 
 PROFILE ?= tiny
+SYSTEMS ?= all
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce plan test lint clean
+.PHONY: reproduce tune plan test lint clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: $(READY)
-	@$(BIN)/python -m configs.workflow --profile $(PROFILE)
+	@$(BIN)/python -m configs.workflow --profile $(PROFILE) --systems $(SYSTEMS)
 	@cat results/$(PROFILE)/report/summary.txt
+
+tune: $(READY)
+	@$(BIN)/snakemake --cores all --quiet rules --rerun-triggers mtime params input --config profile=$(PROFILE) systems=$(SYSTEMS) -- tuning
 
 plan: $(READY)
 	@$(BIN)/python -m baselines.plan --profile $(PROFILE)

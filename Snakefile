@@ -1,7 +1,8 @@
 # The experiment, top to bottom. Stages meet only through files; each rule is one command, which `--help` explains.
 #
 #   make reproduce                                          everything, with progress and a report at the end
-#   snakemake --cores all --config profile=tiny             the same without them
+#   make reproduce SYSTEMS=rag_bm25,rag_rerank              some of the profile's systems and what they need
+#   snakemake --cores all --config profile=tiny             the same without progress and report on the screen
 #   snakemake -n --config profile=tiny                      what would run, and why
 #
 # Entries of the configuration reach rules as params, so an edited entry reruns what depends on it and nothing else.
@@ -23,6 +24,8 @@ CHOSEN = f"--profile {PROFILE} --results {RESULTS} --configs {CONFIGS}"
 PYTHON = f"{sys.executable} -m"
 
 CHECKPOINT = ["model.safetensors", "config.json", "tokenizer.json"]
+SYSTEMS = config.get("systems", "all").split(",")
+SYSTEMS = list(E.profile.systems) if SYSTEMS == ["all"] else SYSTEMS
 PRETRAINED = [model for model in E.profile.models if E.models[model].kind == "pretrained"]
 REFERENCES = [model for model in E.profile.models if E.models[model].kind not in ("msa.train", "pretrained")]
 TRAINED = [model for model in E.profile.models if model not in PRETRAINED + REFERENCES]
@@ -30,9 +33,9 @@ PROSE = [P.prose / "train.parquet", P.prose / "evaluation.parquet"]
 
 
 def entry(*parts):
-    """Configuration entries as the text whose change reruns a rule; titles reach the report alone."""
+    """Configuration entries as the text whose change reruns a rule; titles and searches change no cell."""
     found = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]
-    return json.dumps([{k: v for k, v in p.items() if k != "title"} if isinstance(p, dict) else p for p in found], sort_keys=True)
+    return json.dumps([{k: v for k, v in p.items() if k not in ("title", "search")} if isinstance(p, dict) else p for p in found], sort_keys=True)
 
 
 def contexts():
@@ -58,12 +61,25 @@ def one_of(names):
     return "|".join(map(re.escape, names)) or "none"
 
 
+def models_of(system):
+    spec = E.systems[system]
+    return [file for name in (spec.model, spec.reranker, E.indexes[spec.index].model if spec.index else None) for file in checkpoint(name)]
+
+
 def opened(system, task):
     """Checkpoints and index that a system opens for a task; gold only where its entry declares that it reads it."""
     spec, corpus = E.systems[system], E.tasks[task].corpus
-    index = [P.index(spec.index, corpus) / "index.json", *checkpoint(E.indexes[spec.index].model)] if spec.index else []
-    models = [*checkpoint(spec.model), *checkpoint(spec.reranker)]
-    return [P.corpus(corpus), *asked(task), *models, *index, *(gold(task) if spec.reads_gold else [])]
+    index = [P.index(spec.index, corpus) / "index.json"] if spec.index else []
+    return [P.corpus(corpus), *asked(task), *models_of(system), *index, *(gold(task) if spec.reads_gold else [])]
+
+
+def trained():
+    """Models that are trained for the chosen systems, with their parents."""
+    specs = [E.systems[system] for system in SYSTEMS]
+    found = {name for s in specs for name in (s.model, s.reranker, E.indexes[s.index].model if s.index else None) if name}
+    while parents := {E.models[name].after for name in found} - found - {None}:
+        found |= parents
+    return [model for model in E.profile.models if model in found and model in TRAINED]
 
 
 def system_entry(system):
@@ -171,6 +187,23 @@ rule index:
     shell: "{PYTHON} baselines.index {CHOSEN} --index {wildcards.index} --corpus {wildcards.corpus} --threads {threads} > {log} 2>&1"
 
 
+# --- tune: a system's searched settings on the tuning split; on demand (`make tune`), the report shows what is there
+
+
+rule tuning:
+    input: [P.tuning(system) for system in SYSTEMS if E.systems[system].search]
+
+
+rule tune:
+    input:
+        lambda w: [P.samples("tuning") / f for f in ("banks.parquet", "samples.parquet")],
+        lambda w: models_of(w.system),
+    output: P.tuning("{system}")
+    params: entry=lambda w: entry(E.systems[w.system].search, E.systems[w.system].params)
+    log: f"{LOGS}/tune.{{system}}.log"
+    shell: "{PYTHON} baselines.tune {CHOSEN} --systems {wildcards.system} --threads {threads} > {log} 2>&1"
+
+
 # --- run: a system at a task, all contexts and seeds; the cells' own files resume, the marker says that all have ended
 
 
@@ -207,10 +240,10 @@ rule score:
 
 rule summarise:
     input:
-        expand(f"{ROOT}/{{system}}/{{task}}/score.done", system=E.profile.systems, task=E.profile.tasks),
-        expand(P.latency("{system}"), system=E.profile.systems),
+        expand(f"{ROOT}/{{system}}/{{task}}/score.done", system=SYSTEMS, task=E.profile.tasks),
+        expand(P.latency("{system}"), system=SYSTEMS),
     output: P.summary
-    params: entry=entry(contexts(), E.profile.seeds, list(E.profile.tasks), E.profile.systems)
+    params: entry=entry(contexts(), E.profile.seeds, list(E.profile.tasks), E.profile.systems, SYSTEMS)
     log: f"{LOGS}/summarise.log"
     shell: "{PYTHON} reports.summarise {CHOSEN} > {log} 2>&1"
 
@@ -218,16 +251,16 @@ rule summarise:
 rule report:
     input:
         P.summary,
-        expand(P.model("{model}") / "train.jsonl", model=TRAINED),
+        expand(P.model("{model}") / "train.jsonl", model=trained()),
         expand(f"{workflow.basedir}/reports/{{file}}.yaml", file=["reference", "expected"]),
     output: P.report / "index.html", P.report / "summary.txt"
-    params: entry=json.dumps(asdict(E), sort_keys=True)
+    params: entry=json.dumps([asdict(E), SYSTEMS], sort_keys=True)
     log: f"{LOGS}/report.log"
     shell: "{PYTHON} reports.build {CHOSEN} --print > {output[1]} 2> {log}"
 
 
 rule track:
-    input: P.summary, expand(P.model("{model}") / "train.jsonl", model=TRAINED)
+    input: P.summary, expand(P.model("{model}") / "train.jsonl", model=trained())
     output: touch(f"{ROOT}/tracked.done")
     log: f"{LOGS}/track.log"
     shell: "{PYTHON} reports.track {CHOSEN} > {log} 2>&1"

@@ -91,9 +91,9 @@ class Race:
         own = module.__name__.startswith("baselines.")
         resources = self.resources(seed=0)
         return {
-            # a title changes no answer
+            # a title changes no answer, nor does what tuning tries
             "config": value_digest(
-                [asdict(replace(self.spec, title="")), asdict(self.index_spec) if self.index_spec else None]
+                [asdict(replace(self.spec, title="", search={})), asdict(self.index_spec) if self.index_spec else None]
             ),
             "code": code_digest(None if own else module.__file__),
             "weights": checkpoint_digest(resources.model) if resources.model else None,

@@ -59,7 +59,8 @@ class SystemSpec:
     """A system. ``kind`` is a module of ``baselines`` (or a dotted module anywhere).
 
     ``model`` (the reader), ``reranker`` and ``index`` name entries of models.yaml and of ``indexes``; ``max_questions`` caps the questions of a
-    cell for a system that pays for a rebuilt context with each of them.
+    cell for a system that pays for a rebuilt context with each of them. ``search`` maps parameters to the values that
+    baselines.tune tries.
     """
 
     kind: str
@@ -70,6 +71,7 @@ class SystemSpec:
     max_questions: int | None = None
     reads_gold: bool = False
     params: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

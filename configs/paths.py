@@ -55,6 +55,10 @@ class Paths:
         """latency.json of a system: fresh-process measurements over the contexts."""
         return self.root / system / "latency.json"
 
+    def tuning(self, system: str) -> Path:
+        """The record of a system's search on the tuning split."""
+        return self.root / "_tuning" / f"{system}.json"
+
     @property
     def summary(self) -> Path:
         """One row a cell and metric."""

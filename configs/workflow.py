@@ -25,7 +25,7 @@ from threading import Thread
 from typing import IO, Any
 
 from configs.errors import UserError, run_command
-from configs.load import describe, load
+from configs.load import check_known, describe, load
 from configs.paths import Paths
 
 CHECKS = ("baselines.check",)  # commands that check what configs.load cannot know
@@ -131,9 +131,13 @@ def main() -> int:
     parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
     parser.add_argument("--results", default="results", help="where results stand (default: results)")
     parser.add_argument("--configs", default="configs", help="the configuration directory (default: configs)")
+    parser.add_argument("--systems", default="all", help="systems of the profile, comma-separated (default: all)")
     parser.add_argument("--cores", default="all", help="CPU cores (default: all)")
     chosen = parser.parse_args()
     experiment = load(chosen.profile, chosen.configs)
+    if chosen.systems != "all":
+        profile = Path(chosen.configs) / "profiles" / f"{chosen.profile}.yaml"
+        check_known(chosen.systems.split(","), experiment.profile.systems, "--systems", profile)
     places = ["--profile", chosen.profile, "--results", chosen.results, "--configs", chosen.configs]
     for module in CHECKS:
         if code := subprocess.run([sys.executable, "-m", module, *places]).returncode:
@@ -141,7 +145,7 @@ def main() -> int:
     print(describe(experiment), file=sys.stderr)
     command = [sys.executable, "-m", "snakemake", "--cores", chosen.cores, "--nolock", "--rerun-incomplete"]
     command += ["--rerun-triggers", "mtime", "params", "input", "--nocolor", "--config"]
-    command += [f"profile={chosen.profile}", f"results={chosen.results}", f"configs={chosen.configs}"]
+    command += [f"profile={chosen.profile}", f"results={chosen.results}", f"configs={chosen.configs}", f"systems={chosen.systems}"]
     root = Paths.of(chosen.profile, chosen.results).root
     with only_run(root) as lock:
         return follow(command, root / "_logs" / "snakemake.log", lock)

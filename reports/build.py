@@ -52,6 +52,8 @@ def all_tables(
         tables.failures(evidence, roles["ours"]),
         tables.cost(evidence),
         tables.stages(evidence),
+        tables.time(evidence),
+        tables.tuning(evidence),
         provenance.inputs(evidence),
     ]
     return {table.name: table for table in made}

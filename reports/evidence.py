@@ -39,6 +39,7 @@ class Evidence:
     runs: dict[Cell, list[dict[str, Any]]] = field(default_factory=dict)
     latency: dict[str, dict[str, Any]] = field(default_factory=dict)
     training: dict[str, pd.DataFrame] = field(default_factory=dict)
+    tuning: dict[str, dict[str, Any]] = field(default_factory=dict)  # a search's record, by system
     _scores: dict[tuple[str, str, str, str], pd.Series] = field(default_factory=dict)
 
     @classmethod
@@ -62,6 +63,8 @@ class Evidence:
         for system in experiment.profile.systems:
             if evidence.paths.latency(system).exists():
                 evidence.latency[system] = read_json(evidence.paths.latency(system))
+            if evidence.paths.tuning(system).exists():
+                evidence.tuning[system] = read_json(evidence.paths.tuning(system))
         for model in experiment.profile.models:
             log = evidence.paths.model(model) / "train.jsonl"
             if log.exists():
@@ -77,6 +80,14 @@ class Evidence:
             for task in profile.tasks
             for context in profile.contexts
         ]
+
+    def build_s(self, system: str) -> float | None:
+        """Seconds that the system's indexes took, over the corpora of its tasks; None where it has none."""
+        profile, spec = self.experiment.profile, self.experiment.systems[system]
+        corpora = {self.experiment.tasks[task].corpus for task in profile.tasks} if spec.index else set()
+        records = [self.paths.index(spec.index, corpus) / "index.json" for corpus in sorted(corpora)]
+        known = [read_json(path)["build_s"] for path in records if path.exists()]
+        return sum(seconds or 0.0 for seconds in known) if known else None
 
     def questions(self, cell: Cell) -> int:
         """How many questions a cell asks: the task's, or the system's cap."""

@@ -385,3 +385,65 @@ def stages(evidence: Evidence) -> Table:
         rows,
         frame,
     )
+
+
+def time(evidence: Evidence) -> Table:
+    """Each system's share of the time that all answers took, its index beside it, and what served models cost."""
+    spent: dict[str, float] = {}
+    served: dict[str, list[dict[str, Any]]] = {}
+    for (system, _, _), runs in evidence.runs.items():
+        spent[system] = spent.get(system, 0.0) + sum(run.get("wall_s") or 0.0 for run in runs)
+        served.setdefault(system, []).extend(use for run in runs for use in (run.get("usage") or {}).values())
+    total = sum(spent.values()) or 1.0
+    rows, raw = [], []
+    for system, seconds in sorted(spent.items(), key=lambda item: -item[1]):
+        build_s = evidence.build_s(system)
+        requests, dollars = _served(served[system])
+        rows.append(
+            [
+                Field(evidence.title(system)),
+                Field(f"{seconds / total:.1%}"),
+                Field(seconds_text(seconds)),
+                Field("–", tone="none") if build_s is None else Field(seconds_text(build_s), tip="shared with systems of the same index"),
+                Field(f"{requests:,}", "" if dollars is None else f"${dollars:.2f}") if requests else Field("–", tone="none"),
+            ]
+        )
+        raw.append((system, seconds, seconds / total, build_s, requests, dollars))
+    frame = pd.DataFrame(raw, columns=["system", "answering_s", "share", "index_s", "served_requests", "served_usd"])
+    header = ["System", "Share of answering", "Answering", "Its indexes", "Served requests"]
+    return Table("time", "Where the time of the races went", header, rows, frame)
+
+
+def _served(usages: list[dict[str, Any]]) -> tuple[int, float | None]:
+    """Requests to served models, and dollars; None where a price is unknown."""
+    requests = sum(usage["requests"] for usage in usages)
+    prices = [usage["cost_usd"] for usage in usages]
+    return requests, None if None in prices or not prices else sum(prices)
+
+
+def tuning(evidence: Evidence) -> Table:
+    """What the searches on the tuning split found: the best setting, the entry's own, and how far they are apart."""
+    rows, raw = [], []
+    for system, record in evidence.tuning.items():
+        tried = [row for row in record["rows"] if row["correct"] is not None]
+        best = max(tried, key=lambda row: row["correct"], default=None)
+        own = next((row for row in tried if row["params"] == record["entry"]), None)
+        rows.append(
+            [
+                Field(evidence.title(system)),
+                Field(", ".join(record["entry"])),
+                _tried(best),
+                _tried(own),
+                Field(f"{record['questions']}", f"over {record['tokens']:,} tokens"),
+            ]
+        )
+        raw.extend((system, str(row["params"]), row["correct"], row["recall"], row["seconds"], row["status"]) for row in record["rows"])
+    frame = pd.DataFrame(raw, columns=["system", "params", "correct", "recall", "seconds", "status"])
+    header = ["System", "Settings", "Best of the search", "As raced", "Questions"]
+    return Table("tuning", "Tuning, on a split that is not raced on", header, rows, frame)
+
+
+def _tried(row: dict[str, Any] | None) -> Field:
+    if row is None:
+        return Field("–", tone="none", tip="not among the values that were tried")
+    return Field(f"{row['correct']:.3f}", ", ".join(f"{name} {value}" for name, value in row["params"].items()), tip=f"gold documents read {row['recall']:.3f}")

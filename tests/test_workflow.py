@@ -54,6 +54,7 @@ def main(module):
         "train": lambda: [
             paths.model(options["model"]) / file for file in ("model.safetensors", "config.json", "tokenizer.json", "train.jsonl")
         ],
+        "models": lambda: [paths.model(options["model"]) / "reference.json"],
         "index": lambda: [paths.index(options["index"], options["corpus"]) / "index.json"],
         "run": lambda: [paths.cell(options["system"], options["task"], context, 0) / "run.json" for context in contexts],
         "measure": lambda: [paths.latency(options["system"])],
@@ -69,7 +70,8 @@ def main(module):
 """
 COMMANDS = (
     "tasks.sources", "tasks.vocabulary", "tasks.prepare", "tasks.samples", "tasks.score", "msa.train", "msa.pretrained",
-    "baselines.check", "baselines.index", "baselines.run", "baselines.measure", "reports.summarise", "reports.build", "reports.track",
+    "baselines.check", "baselines.models", "baselines.index", "baselines.run", "baselines.measure", "reports.summarise",
+    "reports.build", "reports.track",
 )  # fmt: skip
 PROFILE = {
     "title": "micro",
@@ -111,16 +113,16 @@ class Checkout:
         change(content)
         self.write(path, content)
 
-    def start(self, profile: str = "micro") -> subprocess.Popen:
+    def start(self, profile: str = "micro", *arguments: str) -> subprocess.Popen:
         """Start the workflow."""
-        command = [sys.executable, "-m", "configs.workflow", "--profile", profile]
+        command = [sys.executable, "-m", "configs.workflow", "--profile", profile, *arguments]
         environment = {**os.environ, "WANDB_MODE": "offline"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(command, cwd=self.root, env=environment, **pipes)
 
-    def run(self, profile: str = "micro") -> tuple[int, str]:
+    def run(self, profile: str = "micro", *arguments: str) -> tuple[int, str]:
         """Run the workflow to its end; exit code and output."""
-        process = self.start(profile)
+        process = self.start(profile, *arguments)
         output, _ = process.communicate(timeout=240)
         return process.returncode, output
 
@@ -222,6 +224,32 @@ def test_a_pretrained_model_is_taken_and_not_trained(stubbed: Checkout) -> None:
     ]  # fmt: skip
     assert set(cells("rag_bm25", "msa")) < set(calls)
     assert stubbed.run()[0] == 0 and stubbed.calls() == []
+
+
+def test_chosen_systems_run_alone_with_what_they_need(stubbed: Checkout) -> None:
+    code, output = stubbed.run("micro", "--systems", "rag_bm25")
+    assert code == 0, output
+    calls = stubbed.calls()
+    assert [call for call in calls if call.startswith("msa.train")] == ["msa.train backbone", "msa.train reader"]
+    assert [call for call in calls if call.startswith("baselines.index")] == []
+    assert set(cells("rag_bm25")) <= set(calls) and not any("msa" in call.split()[1:] for call in calls)
+    assert stubbed.run("micro", "--systems", "all")[0] == 0
+    again = stubbed.calls()
+    assert {call for call in cells("msa") if not call.startswith("reports")} <= set(again)
+    assert not {call for call in cells("rag_bm25") if not call.startswith("reports")} & set(again)
+    code, output = stubbed.run("micro", "--systems", "rag_bm25,mas")
+    assert code == 2 and "--systems: unknown name 'mas'; did you mean 'msa'?" in output
+
+
+def test_a_reference_to_a_model_is_written_and_not_trained(stubbed: Checkout) -> None:
+    served = {"kind": "endpoint", "params": {"base_url": "http://localhost:8000/v1", "model": "served"}}
+    stubbed.edit("configs/models.yaml", lambda content: content.update(served=served))
+    stubbed.edit("configs/profiles/micro.yaml", lambda content: content["models"].append("served"))
+    stubbed.edit("configs/systems.yaml", lambda content: content["systems"]["rag_bm25"].update(model="served"))
+    code, output = stubbed.run("micro", "--systems", "rag_bm25")
+    assert code == 0, output
+    calls = stubbed.calls()
+    assert "baselines.models served" in calls and not any(call.startswith("msa.train") for call in calls)
 
 
 def test_bad_input_is_said_in_one_line_and_nothing_is_lost(stubbed: Checkout) -> None:

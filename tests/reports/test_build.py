@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.records import Answer
-from reports import plotting
+from reports import plotting, tables
 from reports.build import build
 from reports.claims import read_reference
 from reports.diagnosis import cause, diagnose, routed_share
@@ -34,6 +35,7 @@ TABLES = (
     "failures",
     "cost",
     "stages",
+    "time",
     "provenance",
     "status",
 )
@@ -53,6 +55,28 @@ def test_the_page_holds_every_figure_and_table(built) -> None:
     for name in TABLES:
         assert f'href="{name}.csv"' in page
         assert len(pd.read_csv(folder / f"{name}.csv"))
+
+
+def test_shares_of_the_time_add_up_and_count_what_was_run(evidence) -> None:
+    frame = tables.time(evidence).frame.set_index("system")
+    assert frame["share"].sum() == pytest.approx(1.0)
+    expected = sum(run["wall_s"] or 0 for cell, runs in evidence.runs.items() if cell[0] == "msa" for run in runs)
+    assert frame.loc["msa", "answering_s"] == expected and frame["share"].idxmax() == "msa"
+    assert frame["served_requests"].sum() == 0 and frame["served_usd"].isna().all()
+
+
+def test_a_search_is_shown_beside_the_setting_that_raced(evidence) -> None:
+    rows = [
+        {"params": {"read_k": k}, "correct": value, "recall": 0.5, "seconds": 1.0, "status": "ok"}
+        for k, value in ((1, 0.4), (2, 0.7), (4, 0.6))
+    ]
+    rows.append({"params": {"read_k": 99}, "correct": None, "recall": None, "seconds": 0.1, "status": "timeout"})
+    record = {"rows": rows, "entry": {"read_k": 1}, "questions": 96, "tokens": 325_426}
+    table = tables.tuning(replace(evidence, tuning={"rag_bm25": record, "rag_dense": {**record, "entry": {"read_k": 3}}}))
+    (_, _, best, own, asked), (_, _, _, untried, _) = table.rows
+    assert (best.text, best.small, own.text, asked.small) == ("0.700", "read_k 2", "0.400", "over 325,426 tokens")
+    assert untried.text == "–"
+    assert len(table.frame) == 8 and table.frame["correct"].isna().sum() == 2
 
 
 def test_the_page_stands_alone(built) -> None:

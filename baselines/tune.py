@@ -1,0 +1,175 @@
+"""Search two settings of a system on a tuning split: questions that no model trained on and that no task asks.
+
+    python -m baselines.tune --profile tiny --systems rag_bm25,rag_rerank
+
+An entry's ``search`` maps parameters to the values to try; every combination answers the same questions of the training set
+that the profile's samples call ``tuning`` (names of the training split, a seed of its own, listed by no model). Its banks make
+one corpus. Writes _tuning/{system}.json, which the report shows; the entry's own values stay what a person writes there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from baselines.base import CellStatus, IndexResources, Resources, load_module
+from baselines.provenance import checkpoint_digest, code_digest, hardware, value_digest, versions
+from baselines.race import Race, spread
+from configs.errors import UserError, run_command
+from configs.load import DIRECTORY, Experiment, check_known, load
+from configs.paths import Paths
+from configs.records import Answer, CorpusView, Document, Question
+from configs.tables import read_table, write_json, write_table
+
+SPLIT = "tuning"
+MAX_NEW_TOKENS = 64
+SEED = 0
+
+
+@dataclass(frozen=True)
+class TuningSet:
+    """A corpus of all banks, questions over it, and each question's values and gold documents."""
+
+    documents: list[Document]
+    questions: list[Question]
+    values: dict[str, list[str]]
+    gold: dict[str, list[int]]
+
+
+def read_tuning(directory: Path, count: int) -> TuningSet:
+    """The tuning split, documents renumbered so that ids are unique over all banks, its questions spread over the tasks."""
+    banks = read_table("banks", directory / "banks.parquet")
+    rng = np.random.default_rng(SEED)
+    ids = rng.choice(900_000, len(banks), replace=False) + 100_000
+    renamed = {(row["bank_id"], row["doc_id"]): int(new) for row, new in zip(banks, ids, strict=True)}
+    documents = [Document(renamed[row["bank_id"], row["doc_id"]], row["text"], row["num_tokens"]) for row in banks]
+    questions, values, gold = [], {}, {}
+    for row in read_table("samples", directory / "samples.parquet"):
+        name = f"{SPLIT}-{row['sample_id']:05d}"
+        # grouping by task spreads them; there are no overlays here
+        questions.append(Question(name, row["question"], row["answer_prefix"], MAX_NEW_TOKENS, row["task"]))
+        values[name] = re.split(r", and |, ", row["answer"])
+        gold[name] = [renamed[row["bank_id"], doc_id] for group in row["chain"] for doc_id in group]
+    chosen = [replace(question, overlay_id=None) for question in spread(questions, count)]
+    return TuningSet(documents, chosen, values, gold)
+
+
+def tune(experiment: Experiment, paths: Paths, system: str, count: int, threads: int) -> dict[str, Any]:
+    """Try every combination of an entry's ``search``; the record of all of them.
+
+    Raises:
+        UserError: the entry has nothing to search, or a value that its module refuses.
+    """
+    spec = experiment.systems[system]
+    if not spec.search:
+        raise UserError(f"systems.yaml: systems: {system}: nothing to tune; add `search:` with parameters and values")
+    race = Race(experiment, paths, system, next(iter(experiment.profile.tasks)), threads)
+    split = read_tuning(paths.samples(SPLIT), count)
+    view = CorpusView(split.documents, {})
+    module = load_module(spec.kind, f"systems.yaml: systems: {system}")
+    rows = []
+    with TemporaryDirectory() as folder:
+        resources = _indexed(race, split.documents, Path(folder))
+        for values in itertools.product(*spec.search.values()):
+            params = dict(zip(spec.search, values, strict=True))
+            extra = {"gold": split.gold} if spec.reads_gold else {}
+            start_s = perf_counter()
+            try:
+                opened = module.make(replace(spec, params={**spec.params, **params}), resources, **extra)
+                answers = opened.answer(split.questions, view)
+                opened.close()
+                row = {"status": "ok", **measures(answers, split)}
+            except CellStatus as refusal:
+                row = {"status": refusal.status, "correct": None, "recall": None}
+            rows.append({"params": params, **row, "seconds": perf_counter() - start_s})
+            print(f"{system} {params}: {rows[-1]}", flush=True)
+    models = {
+        "weights": resources.model,
+        "index_weights": resources.index_model,
+        "reranker_weights": resources.reranker,
+    }
+    known = [row for row in rows if row["correct"] is not None]
+    entry = {name: spec.params.get(name, _default(module, name)) for name in spec.search}
+    return {
+        "profile": experiment.name,
+        "system": system,
+        "split": SPLIT,
+        "questions": len(split.questions),
+        "documents": len(split.documents),
+        "tokens": sum(document.num_tokens for document in split.documents),
+        "rows": rows,
+        "best": max(known, key=lambda row: row["correct"])["params"] if known else None,
+        "entry": entry,
+        "inputs": {
+            "config": value_digest(asdict(spec)),
+            "code": code_digest(),
+            **{name: checkpoint_digest(path) for name, path in models.items() if path is not None},
+            "questions": value_digest([question.text for question in split.questions]),
+        },
+        "threads": threads,
+        "versions": versions(),
+        "hardware": hardware(),
+    }
+
+
+def measures(answers: list[Answer], split: TuningSet) -> dict[str, float]:
+    """Means over questions: the share of the answer's values that the text holds, and of the gold documents that were read."""
+    correct = [
+        np.mean([value.lower() in answer.text.lower() for value in split.values[answer.question_id]])
+        for answer in answers
+    ]
+    recall = [
+        len(set(answer.cited_doc_ids) & set(split.gold[answer.question_id])) / len(set(split.gold[answer.question_id]))
+        for answer in answers
+    ]
+    return {"correct": float(np.mean(correct)), "recall": float(np.mean(recall))}
+
+
+def _default(module: Any, name: str) -> Any:
+    return getattr(getattr(module, "Params", None), name, None)
+
+
+def _indexed(race: Race, documents: list[Document], folder: Path) -> Resources:
+    """What the system may open, its index built over the tuning corpus."""
+    resources = race.resources(SEED)
+    if race.index_spec is None:
+        return resources
+    write_table("corpus", [vars(document) for document in documents], folder / "corpus.parquet")
+    builder = load_module(race.index_spec.kind, f"systems.yaml: indexes: {race.spec.index}")
+    (folder / "index").mkdir()
+    given = IndexResources(resources.index_model, folder / "corpus.parquet", race.threads)
+    builder.build_index(race.index_spec, given, folder / "index")
+    return replace(resources, index=folder / "index")
+
+
+def main() -> None:
+    """Tune the chosen systems."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
+    parser.add_argument("--systems", default="all", help="comma-separated (default: every one with a `search`)")
+    parser.add_argument("--questions", type=int, default=96, help="how many are asked (default: 96)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--configs", type=Path, default=DIRECTORY, help="the configuration directory")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where results stand (default: results)")
+    chosen = parser.parse_args()
+    experiment = load(chosen.profile, chosen.configs)
+    searched = [name for name in experiment.profile.systems if experiment.systems[name].search]
+    names = searched if chosen.systems == "all" else chosen.systems.split(",")
+    check_known(names, experiment.profile.systems, "--systems", chosen.configs / f"profiles/{chosen.profile}.yaml")
+    if chosen.questions < 1:
+        raise UserError("--questions: ask one at least")
+    paths = Paths.of(chosen.profile, chosen.results)
+    for name in names:
+        write_json(tune(experiment, paths, name, chosen.questions, chosen.threads), paths.tuning(name))
+
+
+if __name__ == "__main__":
+    run_command(main)
