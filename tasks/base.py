@@ -128,7 +128,7 @@ class Gold:
     question_id: str
     answers: list[str]
     gold_doc_ids: list[int]
-    grades: list[float] | None = None  # of the gold documents, where people judged them by degree
+    grades: Mapping[int, float] | None = None  # by document, gold or not, where people judged by degree
 
 
 @dataclass
