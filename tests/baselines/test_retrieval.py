@@ -11,7 +11,7 @@ import pytest
 from rank_bm25 import BM25Okapi
 
 from baselines.base import IndexResources, Resources
-from baselines.bm25 import BM25, Params
+from baselines.bm25 import BM25, Params, Words
 from baselines.dense import Dense, build_index
 from baselines.dense import Params as DenseParams
 from configs.errors import UserError
@@ -121,3 +121,11 @@ def test_the_best_document_stands_where_the_config_says(order: str, best_at: int
     for answer in answers:
         assert len(answer.cited_doc_ids) == 3
         assert answer.cited_doc_ids[best_at] == answer.routed_doc_ids["bm25"][0]
+
+
+def test_bm25_counts_chinese_by_character() -> None:
+    words = Words()
+    ids, counts = words.bag("北京的iOS 9，北")
+    assert dict(zip((list(words.ids)[index] for index in ids), counts.tolist(), strict=True)) == {
+        "北": 2, "京": 1, "的": 1, "ios": 1, "9": 1,
+    }  # fmt: skip

@@ -158,7 +158,7 @@ def test_an_unknown_pin_is_recorded_and_then_held(server, sets, tmp_path) -> Non
         data_module.open_set(place, "small", "here")
     sets(authors=hub())
     (place / "small" / "q.pkl").write_bytes(PICKLED["m/m.pkl"])
-    with pytest.raises(UserError, match="q.pkl: wrong checksum: sha256"):
+    with pytest.raises(UserError, match=r"q\.pkl: wrong checksum: sha256"):
         data_module.open_set(place, "small", "here")
 
 
