@@ -27,7 +27,7 @@ GET_MORE = (
     "put more prose there: apt-get download PACKAGE && dpkg -x PACKAGE_*.deb {place}/PACKAGE, for documentation packages"
     " such as anarchism, dict-gcide, linux-doc, rust-doc, ghc-doc, python3-doc"
 )
-PAGE_LINES = 64  # sentences of prose that are cut as one text
+BLOCK_CHARACTERS = 20_000  # of a long text that are cut at a time: a dictionary is one file
 BATCH = 256  # texts held at a time: a page of documentation may be long
 _TOO_COMMON = frozenset(["yes", "no", "none", "true", "false"])
 _LINE = re.compile(r"\s*\n\s*")
@@ -137,6 +137,19 @@ def documentation(place: Path) -> Iterator[str]:
             yield read_page(path)
 
 
+def blocks(text: str) -> Iterator[str]:
+    """A text in parts of whole lines, none much longer than BLOCK_CHARACTERS but where a line is."""
+    block: list[str] = []
+    size = 0
+    for line in text.split("\n"):
+        if size > BLOCK_CHARACTERS:
+            yield "\n".join(block)
+            block, size = [], 0
+        block.append(line)
+        size += len(line) + 1
+    yield "\n".join(block)
+
+
 def source_texts(request: CorpusRequest, name: str) -> Iterator[str]:
     """The texts of one source of distractors: PROSE, DOCUMENTATION, or a set of the table.
 
@@ -144,14 +157,13 @@ def source_texts(request: CorpusRequest, name: str) -> Iterator[str]:
         UnavailableData: the machine lacks it.
     """
     if name == PROSE:
-        lines = iter(read_sentences(request.prose, wording.EVALUATION))
-        while page := list(islice(lines, PAGE_LINES)):
-            yield "\n".join(page)
+        yield from blocks("\n".join(read_sentences(request.prose, wording.EVALUATION)))
     elif name == DOCUMENTATION:
         place = (request.data or Path("data")) / DOCUMENTATION
         if not place.is_dir():
             raise UnavailableData(f"{place}: not there; {GET_MORE.format(place=place)}")
-        yield from documentation(place)
+        for page in documentation(place):
+            yield from blocks(page)
     else:
         yield from opened_set(request, name, None)[1].passages.values()
 

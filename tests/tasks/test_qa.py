@@ -221,6 +221,13 @@ def test_each_line_once() -> None:
     assert once.text("another\none line") == ""
 
 
+def test_blocks_are_whole_lines() -> None:
+    text = "\n".join(f"line {number} " + "x" * 90 for number in range(700))
+    parts = list(distractors.blocks(text))
+    assert "\n".join(parts) == text and 3 <= len(parts) <= 5
+    assert list(distractors.blocks("one")) == ["one"]
+
+
 def test_documentation_pages(tmp_path) -> None:
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.html").write_text("<p>One &amp; two</p><script>x()</script><p>three</p>")
