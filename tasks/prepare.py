@@ -77,6 +77,8 @@ def prepare_corpus(experiment: Experiment, paths: Paths, name: str, configs: Pat
         )
     spec, where = experiment.corpora[name], f"{configs / 'tasks.yaml'}: corpora: {name}"
     module = kind_module(spec.kind, "make_corpus", where)
+    if OWN_MEMORY in experiment.profile.contexts and "set" not in spec.params:
+        raise UserError(f"{where}: grows without end; context '{OWN_MEMORY}' is for corpora of a set, name a size instead")
     num_tokens = max(experiment.contexts[context] for context in experiment.profile.contexts)
     data = data_directory(experiment)
     request = CorpusRequest(name, spec.params, where, read_tokenizer(paths.tokenizer), paths.prose, num_tokens, data)

@@ -199,13 +199,16 @@ def test_answers_to_unknown_questions(prepared, tmp_path) -> None:
         (["tasks.prepare", "task", "--task", "niah_prose_s2"], "not a readable Parquet file"),
         (["tasks.score", "--system", "bm52", "--task", "two_hop"], "no entry 'bm52'"),
         (["tasks.samples", "--samples", "middle"], "no entry 'middle'"),
+        (["tasks.prepare", "corpus", "--corpus", "chains", "--profile", "sets"], "context 'own' is for corpora of a set"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(place, arguments, message) -> None:
     paths = Paths.of("mini", place / "results")
     paths.corpus("prose").parent.mkdir(parents=True, exist_ok=True)
     paths.corpus("prose").write_bytes(b"no parquet")
-    options = ["--profile", "mini", "--configs", str(place / "configs"), "--results", str(place / "results")]
+    (place / "configs" / "profiles" / "sets.yaml").write_text(yaml.safe_dump(SETS))
+    options = ["--configs", str(place / "configs"), "--results", str(place / "results")]
+    options += [] if "--profile" in arguments else ["--profile", "mini"]
     done = subprocess.run(
         [sys.executable, "-m", *arguments, *options], capture_output=True, text=True, cwd=DIRECTORY.parent, check=False
     )

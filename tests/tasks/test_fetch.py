@@ -217,6 +217,15 @@ def test_the_next_form_is_tried(server, sets, tmp_path) -> None:
         fetch.fetch(tmp_path / "other", "small", "authors", hosts)
 
 
+@pytest.mark.parametrize("form", [hub(), hub(COMMIT), github(digest(QUESTIONS))])
+def test_no_network_is_one_clear_line(form, sets, tmp_path) -> None:
+    sets(only=form)
+    nowhere = "http://127.0.0.1:9"
+    with pytest.raises(UserError, match="cannot be had.*look for the network, or for another form") as caught:
+        fetch.fetch(tmp_path / "data", "small", None, fetch.Hosts(nowhere, nowhere))
+    assert "\n" not in str(caught.value) and not (tmp_path / "data" / "small").exists()
+
+
 def test_shards_of_a_pattern(server, sets, tmp_path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
