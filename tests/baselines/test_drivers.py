@@ -239,6 +239,6 @@ def test_an_index_over_an_unavailable_corpus_is_empty_and_says_why(workplace: Wo
         write_json({"base_documents": 0, "unavailable": "data/x.json: not there"}, view)
     assert workplace.command("index", "--index", "dense_small", "--corpus", "prose") == 0
     index = read_json(workplace.paths.index("dense_small", "prose") / "index.json")
-    assert index["unavailable"] == "data/x.json: not there" and index["files"] == {}
+    assert (index["status"], index["reason"], index["files"]) == ("unavailable_data", "data/x.json: not there", {})
     assert workplace.run("rag_dense") == 0
     assert record(workplace, "rag_dense", "4K")["status"] == "unavailable_data"

@@ -221,7 +221,7 @@ def test_the_next_form_is_tried(server, sets, tmp_path) -> None:
 def test_no_network_is_one_clear_line(form, sets, tmp_path) -> None:
     sets(only=form)
     nowhere = "http://127.0.0.1:9"
-    with pytest.raises(UserError, match="cannot be had.*look for the network, or for another form") as caught:
+    with pytest.raises(UserError, match=r"cannot be had.*look for the network, or for another form") as caught:
         fetch.fetch(tmp_path / "data", "small", None, fetch.Hosts(nowhere, nowhere))
     assert "\n" not in str(caught.value) and not (tmp_path / "data" / "small").exists()
 
