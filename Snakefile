@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
 from configs.load import load
@@ -40,6 +41,11 @@ def entry(*parts):
 
 def contexts():
     return {context: E.contexts[context] for context in E.profile.contexts}
+
+
+def data(params):
+    """What the profile's data directory holds now, for what is made of question-answering sets."""
+    return sorted(map(str, Path(E.profile.data).glob("*/*"))) if E.profile.data and {"set", "sets"} & set(params) else []
 
 
 def asked(task):
@@ -111,7 +117,7 @@ rule prose:
 
 
 rule tokenizer:
-    input: PROSE
+    input: PROSE, data(E.profile.tokenizer)
     output: P.tokenizer
     params: entry=entry(E.profile.tokenizer)
     log: f"{LOGS}/tokenizer.log"
@@ -119,7 +125,7 @@ rule tokenizer:
 
 
 rule corpus:
-    input: PROSE, P.tokenizer
+    input: PROSE, P.tokenizer, lambda w: data(E.corpora[w.corpus].params)
     output: P.corpus("{corpus}")
     params: entry=lambda w: entry(E.corpora[w.corpus], max(contexts().values()))
     log: f"{LOGS}/corpus.{{corpus}}.log"
@@ -136,7 +142,7 @@ rule prepare:
 
 
 rule samples:
-    input: PROSE, P.tokenizer
+    input: PROSE, P.tokenizer, lambda w: data(E.profile.samples[w.samples])
     output: P.samples("{samples}") / "banks.parquet", P.samples("{samples}") / "samples.parquet"
     params: entry=lambda w: entry(E.profile.samples[w.samples])
     log: f"{LOGS}/samples.{{samples}}.log"
@@ -230,7 +236,7 @@ rule latency:
 rule score:
     input: f"{ROOT}/{{system}}/{{task}}/run.done", lambda w: gold(w.task)
     output: touch(f"{ROOT}/{{system}}/{{task}}/score.done")
-    params: metric=lambda w: E.tasks[w.task].metric
+    params: metric=lambda w: " ".join([E.tasks[w.task].metric, *E.tasks[w.task].metrics])
     log: f"{LOGS}/score.{{system}}.{{task}}.log"
     shell: "{PYTHON} tasks.score {CHOSEN} --system {wildcards.system} --task {wildcards.task} > {log} 2>&1"
 

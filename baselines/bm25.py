@@ -27,7 +27,8 @@ from configs.errors import UserError
 from configs.load import SystemSpec
 from configs.records import CorpusView, Document, Overlay, Question
 
-_WORD = re.compile(r"\w+")
+_CHINESE = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CHINESE}]|[^\W{_CHINESE}]+")  # text without spaces is counted by character
 KEPT_OVERLAYS = 32  # the heads of one cell; a needle's overlay is asked once
 MARGIN = 256  # candidates beyond those asked for: how far an overlay's own statistics may move a document
 

@@ -64,7 +64,7 @@ def main() -> int:
         else:
             found = receiver.recv()
         contexts[cell.context] = {
-            "context_tokens": experiment.contexts[cell.context],
+            "context_tokens": race.context_tokens(cell),
             "status": found.status,
             "reason": found.reason,
             **(found.numbers or {}),
@@ -103,7 +103,7 @@ def measure(race: Race, cell: Cell, count: int) -> dict[str, Any]:
     warm_up, *timed = spread(questions, count + 1)
     read_s = perf_counter() - start_s
     system = race.open(cell.seed, gold)
-    system.check_context(race.experiment.contexts[cell.context])
+    system.check_context(race.context_tokens(cell))
     open_s = perf_counter() - start_s - read_s
     system.ingest(view)
     ingest_s = perf_counter() - start_s - read_s - open_s

@@ -262,6 +262,8 @@ def refuse_cell(race: Race, cell: Cell, questions: int | None = None) -> None:
     """
     from configs.tables import read_json
 
+    if reason := race.view(cell).get("unavailable"):
+        raise CellStatus("unavailable_data", reason)
     if (directory := race.resources(seed=0).index) is not None:
         record = read_json(directory / "index.json")
         if record.get("status", "ok") != "ok":
@@ -273,7 +275,11 @@ def refuse_cell(race: Race, cell: Cell, questions: int | None = None) -> None:
 
 
 def refuse_index(experiment: Experiment, paths: Paths, index: str, corpus: str) -> None:
-    """Raise the status of an index that this machine cannot build, or not in the time allowed."""
+    """Raise the status of an index whose corpus is not here, or that this machine cannot build, or not in the time allowed."""
+    from configs.tables import unavailable
+
+    if reason := unavailable(paths.corpus(corpus)):
+        raise CellStatus("unavailable_data", reason)
     planner = _planner(experiment, paths)
     _refuse(planner, planner.index(index, [corpus], "float32"), "planned, not built")
 

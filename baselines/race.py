@@ -13,6 +13,7 @@ from baselines.provenance import checkpoint_digest, code_digest, file_digest, va
 from configs.load import Experiment, IndexSpec, SystemSpec, check_known
 from configs.paths import Paths
 from configs.records import Question
+from configs.tables import read_json
 
 BATCH = 128  # questions handed to a system at a time
 
@@ -83,6 +84,14 @@ class Race:
         module = load_module(self.spec.kind, f"systems.yaml: systems: {self.system}")
         extra = {"gold": gold} if self.spec.reads_gold else {}
         return module.make(self.spec, self.resources(seed), **extra)
+
+    def view(self, cell: Cell) -> dict[str, Any]:
+        """view.json of a prepared cell: its size, how its text was cut, and `unavailable` where its data are not here."""
+        return read_json(self.paths.prepared(self.task, cell.context) / "view.json")
+
+    def context_tokens(self, cell: Cell) -> int:
+        """The size of a cell's memory: its context, or what a set's own memory holds."""
+        return self.view(cell).get("context_tokens", self.experiment.contexts[cell.context])
 
     @cached_property
     def system_inputs(self) -> dict[str, Any]:

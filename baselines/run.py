@@ -105,7 +105,7 @@ def answer_cell(race: Race, cell: Cell, system: System, corpus: Sequence[Documen
     """Answer one cell and write its two files, the record last."""
     from configs.tables import write_predictions
 
-    system.check_context(race.experiment.contexts[cell.context])
+    system.check_context(race.context_tokens(cell))
     view, questions = open_cell(race, cell, corpus, gold)
     start_s = perf_counter()
     system.ingest(view)
@@ -178,7 +178,8 @@ def write_record(race: Race, cell: Cell, status: str, reason: str, **numbers: An
         "system": race.system,
         "task": race.task,
         "context": cell.context,
-        "context_tokens": race.experiment.contexts[cell.context],
+        "context_tokens": race.context_tokens(cell),
+        "chunking": race.view(cell).get("chunking"),
         "seed": cell.seed,
         "status": status,
         "reason": reason,

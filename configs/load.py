@@ -43,6 +43,7 @@ class TaskSpec:
     metric: str
     title: str
     params: dict[str, Any] = field(default_factory=dict)
+    metrics: list[str] = field(default_factory=list)  # further ones, each scored under its own name
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ class Profile:
     hardware: str | None = None
     limits: dict[str, Any] = field(default_factory=dict)  # a LimitsSpec
     published: dict[str, Any] = field(default_factory=dict)  # a PublishedSpec, or nothing
+    data: str | None = None  # directory of the question-answering sets, seen from where commands run
 
 
 def build(cls: type, mapping: Any, where: str) -> Any:

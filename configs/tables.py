@@ -20,6 +20,7 @@ from configs.records import Answer, CorpusView, Document, Overlay, Question
 
 _ids = pa.list_(pa.int64())
 _strings = pa.list_(pa.string())
+UNAVAILABLE = b"unavailable"  # key of a corpus's metadata
 
 SCHEMAS: dict[str, pa.Schema] = {
     # documentation prose, one row a source file; the splits are two files (tasks.sources)
@@ -39,6 +40,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     # gold never reaches a system; `oracle` is the declared exception
     "gold": pa.schema([("question_id", pa.string()), ("answers", _strings), ("gold_doc_ids", _ids)]),
+    # grades of gold documents, of tasks whose judges gave several: the others have no such file
+    "grades": pa.schema([("question_id", pa.string()), ("doc_id", pa.int64()), ("grade", pa.float64())]),
     # training memories: the documents of one bank, shared by all samples of that bank
     "banks": pa.schema(
         [("bank_id", pa.int64()), ("doc_id", pa.int64()), ("text", pa.string()), ("num_tokens", pa.int32())]
@@ -187,6 +190,23 @@ class Corpus(Sequence[Document]):
 def read_corpus(path: Path | str, num_documents: int | None = None) -> Corpus:
     """The first ``num_documents`` documents of a corpus (all by default)."""
     return Corpus(read_arrow("corpus", path).slice(0, num_documents))
+
+
+def unavailable(path: Path | str) -> str | None:
+    """Why a corpus was written empty, on a machine without its data; None of any other."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError):
+        return None  # a reader of the corpus itself says what is wrong with it
+    reason = metadata.get(UNAVAILABLE)
+    return reason.decode() if reason else None
+
+
+def write_unavailable(reason: str, path: Path | str) -> None:
+    """Write an empty corpus that says why it is empty."""
+    schema = SCHEMAS["corpus"].with_metadata({UNAVAILABLE: reason})
+    with whole_file(path) as temporary:
+        pq.write_table(schema.empty_table(), temporary)
 
 
 def read_questions(path: Path | str) -> list[Question]:

@@ -62,6 +62,7 @@ def frame(evidence: Evidence) -> pd.DataFrame:
                 runs[0].get("failures"),
                 runs[0].get("truncated"),
                 runs[0].get("wall_s"),
+                " ".join(map(str, (runs[0].get("chunking") or {}).values())),
             )
         )
     return pd.DataFrame(
@@ -77,5 +78,6 @@ def frame(evidence: Evidence) -> pd.DataFrame:
             "failures",
             "truncated",
             "wall_s",
+            "chunking",
         ],
     )

@@ -16,10 +16,18 @@ from tokenizers import Tokenizer
 
 from configs.errors import UserError
 from configs.records import Document, Question
-from configs.tables import read_arrow
+from configs.tables import read_arrow, unavailable
 from tasks.chunking import SHORT_ID_DOCUMENTS, SHORT_IDS, text_budget
 
+OWN_MEMORY = "own"  # the context that is a set's own memory, whatever its size
 DOCUMENT_TOKENS = 96  # default budget of a wrapped document: room for a needle of two UUIDs
+
+
+class UnavailableData(Exception):
+    """Data that this machine lacks: the message names the path and the command that would fetch it.
+
+    A corpus without its data is written empty, with this reason; every cell over it becomes `unavailable_data`.
+    """
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,7 @@ class CorpusRequest:
     tokenizer: Tokenizer
     prose: Path  # directory of the machine's prose
     num_tokens: int  # the largest context; the last document may pass it
+    data: Path | None = None  # the profile's data directory
 
 
 class Tail:
@@ -42,8 +51,11 @@ class Tail:
 
         Raises:
             UserError: the file is missing or is no corpus.
+            UnavailableData: it was written empty, because the machine lacks its data.
         """
         self.path = Path(path)
+        if reason := unavailable(self.path):
+            raise UnavailableData(reason)
         table = read_arrow("corpus", self.path, ["doc_id", "num_tokens"])
         self.doc_ids: np.ndarray = table["doc_id"].to_numpy()
         self.ends: np.ndarray = np.cumsum(table["num_tokens"].to_numpy(), dtype=np.int64)
@@ -96,6 +108,7 @@ class TaskRequest:
     tail: Tail
     contexts: Mapping[str, int]  # name -> tokens
     questions: int
+    data: Path | None = None
 
     @property
     def document_tokens(self) -> int:
@@ -115,14 +128,20 @@ class Gold:
     question_id: str
     answers: list[str]
     gold_doc_ids: list[int]
+    grades: Mapping[int, float] | None = None  # by document, gold or not, where people judged by degree
 
 
 @dataclass
 class Cell:
-    """A task at one context: the first ``base_documents`` of the tail, questions, overlays (id -> documents) and gold."""
+    """A task at one context: the first ``base_documents`` of the tail, questions, overlays (id -> documents) and gold.
+
+    ``unavailable`` is the reason why there is nothing to ask, on a machine without the data; ``notes`` go to view.json.
+    """
 
     context: str
     base_documents: int
+    unavailable: str | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
     questions: list[Question] = field(default_factory=list)
     overlays: dict[str, list[Document]] = field(default_factory=dict)
     gold: list[Gold] = field(default_factory=list)

@@ -1,15 +1,22 @@
-"""Scores of one answer against its references, as RULER and the SQuAD script define them: pure functions, 0 to 1."""
+"""Scores of one answer against its references, as RULER and the SQuAD script define them: pure functions, 0 to 1.
+
+Text in Chinese characters has no spaces: there each character is a token, and Chinese punctuation goes as English does.
+Texts without them are scored by the scripts' definitions to the letter (SQuAD 2.0's, where an empty side is no division).
+"""
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
+_CHINESE = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
+_CHINESE_PUNCTUATION = re.compile(r"[\u3001-\u3003\u3008-\u3011\u3014-\u301f\u2014\u2018\u2019\u201c\u201d\u2026\u00b7\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]")
 
 
 def ruler_match(prediction: str, answers: Sequence[str]) -> float:
@@ -21,8 +28,19 @@ def ruler_match(prediction: str, answers: Sequence[str]) -> float:
     return sum(answer.lower() in text for answer in answers) / len(answers)
 
 
+def substring(prediction: str, answers: Sequence[str]) -> float:
+    """1 where a reference is a case-insensitive substring of the prediction (RULER ``string_match_part``)."""
+    text = _CONTROL.sub("\n", prediction.strip()).strip().lower()
+    return float(any(answer.lower() in text for answer in answers))
+
+
 def normalise(text: str) -> str:
-    """Lower case without punctuation and articles, whitespace collapsed (the SQuAD script's normalisation)."""
+    """Lower case without punctuation and articles, whitespace collapsed (the SQuAD script's normalisation).
+
+    Chinese characters stand apart from one another and from what is around them.
+    """
+    if _CHINESE.search(text):
+        text = _CHINESE.sub(r" \g<0> ", _CHINESE_PUNCTUATION.sub(" ", text))
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -61,9 +79,41 @@ def recall_at_k(ranked: Sequence[int], gold: Sequence[int], k: int) -> float:
     return len(wanted.intersection(ranked[:k])) / len(wanted)
 
 
+def ndcg_at_k(ranked: Sequence[int], grades: Mapping[int, float], k: int) -> float:
+    """Normalised discounted cumulative gain of the first ``k`` ranked documents (trec_eval's: gain is the grade).
+
+    Args:
+        ranked: ids, best first; one that is repeated counts where it first stands.
+        grades: grade of each relevant document, above 0; all others have 0.
+        k: how many count.
+
+    Source: Järvelin and Kekäläinen, 2002.
+    """
+    first = list(dict.fromkeys(ranked))[:k]
+    ideal = sorted(grades.values(), reverse=True)[:k]
+    return _discounted([grades.get(doc_id, 0.0) for doc_id in first]) / _discounted(ideal)
+
+
+def _discounted(gains: Sequence[float]) -> float:
+    return sum(gain / math.log2(place + 2) for place, gain in enumerate(gains))
+
+
 METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "ruler_match": ruler_match,
     "exact_match": exact_match,
     "contains": contains,
     "f1": f1,
+    "substring": substring,
 }
+RETRIEVAL: dict[str, Callable[[Sequence[int], Mapping[int, float], int], float]] = {
+    "recall": lambda ranked, grades, k: recall_at_k(ranked, list(grades), k),
+    "ndcg": ndcg_at_k,
+}
+
+
+def retrieval_metric(name: str) -> Callable[[Sequence[int], Mapping[int, float]], float] | None:
+    """The metric that a name such as ``ndcg@10`` stands for, over (ranked ids, grades); None where it is no such name."""
+    kind, _, depth = name.partition("@")
+    if kind not in RETRIEVAL or not depth.isdecimal() or int(depth) < 1:
+        return None
+    return lambda ranked, grades: RETRIEVAL[kind](ranked, grades, int(depth))

@@ -23,8 +23,8 @@ from configs.errors import UserError, run_command
 from configs.load import Experiment, module_name
 from configs.paths import Paths
 from configs.records import Document
-from configs.tables import SCHEMAS, whole_file, write_json, write_table
-from tasks.base import Cell, CorpusRequest, Tail, TaskRequest
+from configs.tables import SCHEMAS, whole_file, write_json, write_table, write_unavailable
+from tasks.base import OWN_MEMORY, Cell, CorpusRequest, Tail, TaskRequest, UnavailableData
 from tasks.command import opened, parser
 from tasks.vocabulary import read_tokenizer
 
@@ -77,13 +77,25 @@ def prepare_corpus(experiment: Experiment, paths: Paths, name: str, configs: Pat
         )
     spec, where = experiment.corpora[name], f"{configs / 'tasks.yaml'}: corpora: {name}"
     module = kind_module(spec.kind, "make_corpus", where)
+    if OWN_MEMORY in experiment.profile.contexts and "set" not in spec.params:
+        raise UserError(f"{where}: grows without end; context '{OWN_MEMORY}' is for corpora of a set, name a size instead")
     num_tokens = max(experiment.contexts[context] for context in experiment.profile.contexts)
-    request = CorpusRequest(name, spec.params, where, read_tokenizer(paths.tokenizer), paths.prose, num_tokens)
-    documents, tokens = write_corpus(module.make_corpus(request), paths.corpus(name), num_tokens)
+    data = data_directory(experiment)
+    request = CorpusRequest(name, spec.params, where, read_tokenizer(paths.tokenizer), paths.prose, num_tokens, data)
+    try:
+        documents, tokens = write_corpus(module.make_corpus(request), paths.corpus(name), num_tokens)
+    except UnavailableData as error:
+        write_unavailable(str(error), paths.corpus(name))
+        return f"{paths.corpus(name)}: unavailable: {error}"
     return f"{paths.corpus(name)}: {documents:,} documents, {tokens:,} tokens"
 
 
-def write_cell(cell: Cell, request: TaskRequest, directory: Path) -> None:
+def data_directory(experiment: Experiment) -> Path | None:
+    """The profile's data directory."""
+    return Path(experiment.profile.data) if experiment.profile.data else None
+
+
+def write_cell(cell: Cell, view: dict, directory: Path) -> None:
     """Write the files of one prepared cell; view.json comes last and marks the directory as complete."""
     questions = [
         {
@@ -107,13 +119,28 @@ def write_cell(cell: Cell, request: TaskRequest, directory: Path) -> None:
     write_table("questions", questions, directory / "questions.parquet")
     write_table("overlays", overlays, directory / "overlays.parquet")
     write_table("gold", gold, directory / "gold.parquet")
-    view = {
+    grades = [
+        {"question_id": item.question_id, "doc_id": doc_id, "grade": grade}
+        for item in cell.gold
+        for doc_id, grade in (item.grades or {}).items()
+    ]
+    (directory / "grades.parquet").unlink(missing_ok=True)
+    if grades:
+        write_table("grades", grades, directory / "grades.parquet")
+    unavailable = {"unavailable": cell.unavailable} if cell.unavailable else {}
+    write_json({**view, "base_documents": cell.base_documents, **cell.notes, **unavailable}, directory / "view.json")
+
+
+def view_of(cell: Cell, request: TaskRequest) -> dict:
+    """What view.json says of a cell beside the cell's own notes."""
+    base_tokens, size = request.tail.tokens(cell.base_documents), request.contexts[cell.context]
+    return {
         "corpus": request.corpus,
-        "base_documents": cell.base_documents,
-        "base_tokens": request.tail.tokens(cell.base_documents),
-        "context_tokens": request.contexts[cell.context],
+        "base_tokens": base_tokens,
+        "context_tokens": base_tokens if cell.context == OWN_MEMORY else size,
+        # how the tail's text was cut; other strategies are a matter of the tasks that offer them
+        "chunking": {"strategy": "sentences", "document_tokens": request.document_tokens},
     }
-    write_json(view, directory / "view.json")
 
 
 def prepare_task(experiment: Experiment, paths: Paths, name: str, configs: Path) -> str:
@@ -126,6 +153,15 @@ def prepare_task(experiment: Experiment, paths: Paths, name: str, configs: Path)
     spec, where = experiment.tasks[name], f"{configs / 'tasks.yaml'}: tasks: {name}"
     module = kind_module(spec.kind, "prepare", where)
     contexts = {context: experiment.contexts[context] for context in profile.contexts}
+    if profile.tasks[name] < 1:
+        raise UserError(f"{configs / 'profiles' / experiment.name}.yaml: tasks: {name}: must ask 1 question or more")
+    try:
+        tail = Tail(paths.corpus(spec.corpus))
+    except UnavailableData as error:
+        for context, size in contexts.items():
+            view = {"corpus": spec.corpus, "base_tokens": 0, "context_tokens": size}
+            write_cell(Cell(context, 0, unavailable=str(error)), view, paths.prepared(name, context))
+        return f"{paths.prepared(name, '*')}: unavailable: {error}"
     request = TaskRequest(
         name=name,
         params=spec.params,
@@ -134,18 +170,17 @@ def prepare_task(experiment: Experiment, paths: Paths, name: str, configs: Path)
         prose=paths.prose,
         corpus=spec.corpus,
         corpus_params=experiment.corpora[spec.corpus].params,
-        tail=Tail(paths.corpus(spec.corpus)),
+        tail=tail,
         contexts=contexts,
         questions=profile.tasks[name],
+        data=data_directory(experiment),
     )
-    if request.questions < 1:
-        raise UserError(f"{configs / 'profiles' / experiment.name}.yaml: tasks: {name}: must ask 1 question or more")
     cells = tqdm(
         module.prepare(request), total=len(contexts), desc=name, unit="context", mininterval=1, file=sys.stderr
     )
     sizes = []
     for cell in cells:
-        write_cell(cell, request, paths.prepared(name, cell.context))
+        write_cell(cell, view_of(cell, request), paths.prepared(name, cell.context))
         sizes.append(f"{cell.context} {cell.base_documents:,}")
     return f"{paths.prepared(name, '*')}: {request.questions} questions, tail documents {', '.join(sizes)}"
 

@@ -297,9 +297,15 @@ def main() -> None:
     entries = experiment.profile.samples
     if arguments.samples not in entries:
         raise UserError(f"{where}: no entry '{arguments.samples}' (known: {', '.join(entries)})")
+    tokenizer = read_tokenizer(paths.tokenizer)
+    if "set" in entries[arguments.samples]:
+        from tasks.qa import samples as real
+
+        where = f"{where}: {arguments.samples}"
+        print(real.write(entries[arguments.samples], where, tokenizer, experiment.profile.data, paths.samples(arguments.samples)))
+        return
     spec: SampleSpec = build(SampleSpec, entries[arguments.samples], f"{where}: {arguments.samples}")
     check(spec, f"{where}: {arguments.samples}")
-    tokenizer = read_tokenizer(paths.tokenizer)
     prose = Prose.read(tokenizer, paths.prose, wording.TRAIN)
     wrapper = wrapper_tokens(tokenizer)
     pairs: list[tuple[int, str]] = []

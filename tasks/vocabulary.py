@@ -1,4 +1,4 @@
-"""The profile's tokenizer: a word-piece vocabulary made from the training prose, or a pretrained model's own file.
+"""The profile's tokenizer: word pieces of the training prose, byte pairs of real text, or a pretrained model's own file.
 
 Numbers and UUIDs split into pairs of hexadecimal characters, so that two tokens never hide a digit::
 
@@ -11,18 +11,19 @@ import itertools
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from configs import prompts
 from configs.errors import UserError, run_command
 from configs.load import build
 from configs.tables import whole_file
 from tasks import wording
+from tasks.base import UnavailableData
 from tasks.command import opened, parser
 from tasks.sources import read_sentences
 
@@ -39,6 +40,16 @@ class WordsSpec:
     kind: str
     words: int = 4000  # most frequent words of the training prose
     pieces: int = 600  # continuation pieces for the words outside the vocabulary
+
+
+@dataclass(frozen=True)
+class BytesSpec:
+    """Parameters of ``kind: bytes``: byte pairs over training prose and the passages, never the questions, of ``sets``."""
+
+    kind: str
+    vocabulary: int = 8192
+    sets: list[str] = field(default_factory=list)  # of tasks/qa/sets.yaml; those that the machine lacks are left out
+    max_characters: int = 12_000_000  # of each source
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,45 @@ def word_tokenizer(tokens: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def make_tokenizer(parameters: dict[str, Any], where: str, prose: Path) -> Tokenizer:
+def byte_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
+    """A byte-level byte-pair tokenizer, which spells any text, with digits one by one."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = [AddedToken(token, special=True, normalized=False) for token in prompts.SPECIAL_TOKENS]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def real_texts(spec: BytesSpec, where: str, prose: Path, data: Path | None) -> Iterator[str]:
+    """The training prose, then the passages of each set that is there, so much of each as the spec says."""
+    from tasks.qa.data import open_set
+    from tasks.qa.readers import read_set
+
+    def limited(texts: Iterable[str]) -> Iterator[str]:
+        left = spec.max_characters
+        for text in texts:
+            if left <= 0:
+                return
+            left -= len(text)
+            yield text
+
+    yield from limited(read_sentences(prose, "train"))
+    for name in spec.sets:
+        try:
+            opened = open_set(data, name, where)
+        except UnavailableData:
+            continue
+        yield from limited(read_set(opened.form.reader, opened.files, where).passages.values())
+
+
+def make_tokenizer(parameters: dict[str, Any], where: str, prose: Path, data: Path | None = None) -> Tokenizer:
     """The tokenizer that a profile's ``tokenizer`` entry describes.
 
     Raises:
@@ -111,8 +160,13 @@ def make_tokenizer(parameters: dict[str, Any], where: str, prose: Path) -> Token
     kind = parameters.get("kind")
     if kind == "words":
         return word_tokenizer(vocabulary(read_sentences(prose, "train"), build(WordsSpec, parameters, where)))
+    if kind == "bytes":
+        spec: BytesSpec = build(BytesSpec, parameters, where)
+        if spec.vocabulary < 512:
+            raise UserError(f"{where}: key 'vocabulary' must be 512 or more: 256 bytes come first")
+        return byte_tokenizer(real_texts(spec, where, prose, data), spec.vocabulary)
     if kind != "hub":
-        raise UserError(f"{where}: key 'kind' must be words or hub, found {kind!r}")
+        raise UserError(f"{where}: key 'kind' must be words, bytes or hub, found {kind!r}")
     path = Path(build(HubSpec, parameters, where).path) / "tokenizer.json"
     if not path.is_file():
         raise UserError(f"{where}: key 'path': {path} does not exist; download the model there first")
@@ -141,7 +195,8 @@ def main() -> None:
     """Write the tokenizer file of a profile."""
     arguments = parser(__doc__).parse_args()
     experiment, paths, where = opened(arguments)
-    tokenizer = make_tokenizer(experiment.profile.tokenizer, f"{where}: tokenizer", paths.prose)
+    data = Path(experiment.profile.data) if experiment.profile.data else None
+    tokenizer = make_tokenizer(experiment.profile.tokenizer, f"{where}: tokenizer", paths.prose, data)
     with whole_file(paths.tokenizer) as temporary:
         tokenizer.save(str(temporary))
     print(f"{paths.tokenizer}: {tokenizer.get_vocab_size():,} tokens")

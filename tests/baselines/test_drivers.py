@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import baselines.bm25
-from configs.tables import read_json, read_predictions
+from configs.tables import read_json, read_predictions, write_json, write_unavailable
 from tests.baselines.conftest import CONTEXTS, FakeReader, Workplace
 
 
@@ -212,3 +212,33 @@ def test_an_index_that_fails_leaves_the_old_one(workplace: Workplace) -> None:
     assert workplace.command("index", *arguments) == 2
     assert sorted((path.name, path.read_bytes()) for path in directory.iterdir()) == before
     assert [path.name for path in directory.parent.iterdir()] == ["prose"]
+
+
+def test_cells_without_data_say_so_and_run_when_the_data_come(workplace: Workplace) -> None:
+    view = workplace.paths.prepared("needles", "2K") / "view.json"
+    content = read_json(view)
+    write_json({**content, "unavailable": "data/x.json: not there; fetch it: command"}, view)
+    assert workplace.run("rag_bm25") == 0
+    assert [record(workplace, "rag_bm25", context)["status"] for context in CONTEXTS] == ["ok", "unavailable_data", "ok"]
+    found = record(workplace, "rag_bm25", "2K")
+    assert found["reason"] == "data/x.json: not there; fetch it: command" and found["n"] is None
+    assert workplace.command("measure", "--system", "rag_bm25") == 0
+    measured = read_json(workplace.paths.latency("rag_bm25"))["contexts"]
+    assert [measured[context]["status"] for context in CONTEXTS] == ["ok", "unavailable_data", "ok"]
+    write_json({**content, "chunking": {"strategy": "fixed", "document_tokens": 40}, "context_tokens": 77}, view)
+    assert workplace.run("rag_bm25") == 0
+    found = record(workplace, "rag_bm25", "2K")
+    assert (found["status"], found["context_tokens"]) == ("ok", 77)
+    assert found["chunking"] == {"strategy": "fixed", "document_tokens": 40}
+
+
+def test_an_index_over_an_unavailable_corpus_is_empty_and_says_why(workplace: Workplace) -> None:
+    write_unavailable("data/x.json: not there", workplace.paths.corpus("prose"))
+    for context in CONTEXTS:
+        view = workplace.paths.prepared("needles", context) / "view.json"
+        write_json({"base_documents": 0, "unavailable": "data/x.json: not there"}, view)
+    assert workplace.command("index", "--index", "dense_small", "--corpus", "prose") == 0
+    index = read_json(workplace.paths.index("dense_small", "prose") / "index.json")
+    assert (index["status"], index["reason"], index["files"]) == ("unavailable_data", "data/x.json: not there", {})
+    assert workplace.run("rag_dense") == 0
+    assert record(workplace, "rag_dense", "4K")["status"] == "unavailable_data"

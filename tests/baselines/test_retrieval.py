@@ -253,3 +253,11 @@ def test_the_best_document_stands_where_the_config_says(order: str, best_at: int
     for answer in answers:
         assert len(answer.cited_doc_ids) == 3
         assert answer.cited_doc_ids[best_at] == answer.routed_doc_ids["bm25"][0]
+
+
+def test_bm25_counts_chinese_by_character() -> None:
+    words = bm25.Words()
+    ids, counts = words.bag("北京的iOS 9，北")
+    assert dict(zip((list(words.ids)[index] for index in ids), counts.tolist(), strict=True)) == {
+        "北": 2, "京": 1, "的": 1, "ios": 1, "9": 1,
+    }  # fmt: skip

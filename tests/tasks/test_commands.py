@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs.load import DIRECTORY
+from configs.load import DIRECTORY, load
 from configs.paths import Paths
 from configs.records import Answer
 from configs.tables import read_corpus, read_json, read_questions, read_table, read_view, write_json, write_predictions
 from tasks import prepare, score
+from tasks.base import Cell, Gold
+from tasks.qa import count
 
 PROFILE = {
     "title": "small",
@@ -114,6 +117,73 @@ def test_scores(prepared, place, monkeypatch) -> None:
     assert read_table("scores", prepared.cell("rag_bm25", "two_hop", "32K", 0) / "scores.parquet") == []
 
 
+SETS = {**PROFILE, "contexts": ["own"], "tasks": {"qa_popqa": 4, "qa_trec_dl": 4}, "data": "no/such/directory", "latency": {"task": "qa_popqa", "questions": 1}}
+
+
+def test_a_machine_without_data_names_path_and_command(place, monkeypatch) -> None:
+    (place / "configs" / "profiles" / "sets.yaml").write_text(yaml.safe_dump(SETS))
+    paths = Paths.of("sets", place / "results")
+    shutil.copytree(Paths.of("mini", place / "results").root / "_data" / "tokenizer", paths.tokenizer.parent, dirs_exist_ok=True)
+    common = ["--profile", "sets", "--configs", str(place / "configs"), "--results", str(place / "results")]
+    for words in (["corpus", "--corpus", "qa_popqa"], ["task", "--task", "qa_popqa"]):
+        monkeypatch.setattr(sys, "argv", ["prepare", *words, *common])
+        prepare.main()
+    directory = paths.prepared("qa_popqa", "own")
+    reason = read_json(directory / "view.json")["unavailable"]
+    assert reason.startswith("no/such/directory/popqa/qdata_hipporag_popqa.pkl, ")
+    assert reason.endswith("not there; fetch it: python -m tasks.qa.fetch --data no/such/directory --set popqa")
+    assert read_questions(directory / "questions.parquet") == [] and read_table("gold", directory / "gold.parquet") == []
+    write_json({"status": "unavailable_data"}, paths.cell("rag_bm25", "qa_popqa", "own", 0) / "run.json")
+    monkeypatch.setattr(sys, "argv", ["score", "--system", "rag_bm25", "--task", "qa_popqa", *common])
+    score.main()
+    assert read_table("scores", paths.cell("rag_bm25", "qa_popqa", "own", 0) / "scores.parquet") == []
+    assert ("PopQA", "not here", "-", "-", "-", "-", "-", "1.18M", "-") in list(
+        count.rows(load("sets", place / "configs"), _only(paths, "qa_popqa"))
+    )
+
+
+def _only(paths: Paths, task: str) -> Paths:
+    """The paths, with the other task of the profile prepared as that one is."""
+    shutil.copytree(paths.prepared(task, "own"), paths.prepared("qa_trec_dl", "own"), dirs_exist_ok=True)
+    return paths
+
+
+def test_the_table_of_counts_takes_its_place_in_a_page(tmp_path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{count.BEGIN}\nold\n{count.END}\nafter\n")
+    count.replace_table(page, "new")
+    assert page.read_text() == f"before\n{count.BEGIN}\nnew\n{count.END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(score.UserError, match="has no place for the table"):
+        count.replace_table(page, "new")
+    assert page.read_text() == "no marks"
+
+
+def test_graded_and_further_metrics() -> None:
+    gold = {"answers": ["Ann"], "gold_doc_ids": [7], "grades": {7: 3.0, 8: 1.0}}
+    answer = Answer("q", "It was Ann", cited_doc_ids=[7], routed_doc_ids={"first": [9, 8], "bm25": [8, 7]})
+    found = dict(score.question_scores(answer, gold, "f1", True, ["exact_match", "substring", "ndcg@2", "recall@1"]))
+    assert (found["accuracy"], found["exact_match"], found["substring"]) == (0.5, 0.0, 1.0)
+    ideal = 3 + 1 / math.log2(3)
+    assert found["ndcg@2/bm25"] == pytest.approx((1 + 3 / math.log2(3)) / ideal)
+    assert found["ndcg@2/first"] == pytest.approx(1 / math.log2(3) / ideal)
+    assert found["recall@16/bm25"] == 1.0 and found["citation_recall"] == 1.0
+    bare = {**gold, "answers": []}
+    assert dict(score.question_scores(answer, bare, "ndcg@2", False))["accuracy"] == found["ndcg@2/bm25"]
+    answer.routed_doc_ids = {}  # a system that ranks nothing is scored by what it cites
+    assert dict(score.question_scores(answer, bare, "ndcg@2", False))["accuracy"] == pytest.approx(3 / ideal)
+    with pytest.raises(score.UserError, match="'q' has no answers; give its task retrieval metrics alone"):
+        list(score.cell_scores([answer], {"q": bare}, "f1", "here"))
+
+
+def test_grades_go_to_their_own_file_and_go_again(tmp_path) -> None:
+    graded = Cell("own", 0, gold=[Gold("q", [], [7], {7: 3.0, 8: 1.0})])
+    prepare.write_cell(graded, {}, tmp_path)
+    assert score.read_gold(tmp_path)["q"]["grades"] == {7: 3.0, 8: 1.0}
+    prepare.write_cell(Cell("own", 0, gold=[Gold("q", ["x"], [7])]), {}, tmp_path)
+    assert not (tmp_path / "grades.parquet").exists() and "grades" not in score.read_gold(tmp_path)["q"]
+
+
 def test_answers_to_unknown_questions(prepared, tmp_path) -> None:
     write_json({"status": "ok"}, tmp_path / "run.json")
     write_predictions([Answer("nobody-asked", "x")], tmp_path / "predictions.jsonl")
@@ -129,13 +199,16 @@ def test_answers_to_unknown_questions(prepared, tmp_path) -> None:
         (["tasks.prepare", "task", "--task", "niah_prose_s2"], "not a readable Parquet file"),
         (["tasks.score", "--system", "bm52", "--task", "two_hop"], "no entry 'bm52'"),
         (["tasks.samples", "--samples", "middle"], "no entry 'middle'"),
+        (["tasks.prepare", "corpus", "--corpus", "chains", "--profile", "sets"], "context 'own' is for corpora of a set"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_2(place, arguments, message) -> None:
     paths = Paths.of("mini", place / "results")
     paths.corpus("prose").parent.mkdir(parents=True, exist_ok=True)
     paths.corpus("prose").write_bytes(b"no parquet")
-    options = ["--profile", "mini", "--configs", str(place / "configs"), "--results", str(place / "results")]
+    (place / "configs" / "profiles" / "sets.yaml").write_text(yaml.safe_dump(SETS))
+    options = ["--configs", str(place / "configs"), "--results", str(place / "results")]
+    options += [] if "--profile" in arguments else ["--profile", "mini"]
     done = subprocess.run(
         [sys.executable, "-m", *arguments, *options], capture_output=True, text=True, cwd=DIRECTORY.parent, check=False
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import random
+import string
+
 import pytest
 
 from tasks import metrics
@@ -44,3 +48,121 @@ def test_recall_at_k() -> None:
     assert metrics.recall_at_k([5, 3, 9], [3, 7], 2) == 0.5
     assert metrics.recall_at_k([5, 3, 9], [3, 3], 1) == 0.0
     assert metrics.recall_at_k([], [3], 16) == 0.0
+
+
+def squad_tokens(text: str) -> list[str]:
+    """The SQuAD 2.0 script's tokens, written from its description: lower case, then punctuation, articles, white space."""
+    kept = "".join(character for character in text.lower() if character not in string.punctuation)
+    words, pending = [], ""
+    for character in kept + " ":  # articles are words between characters that are neither letter, digit nor underscore
+        if character.isalnum() or character == "_":
+            pending += character
+            continue
+        words.append(" " if pending in ("a", "an", "the") else pending)
+        words.append(character)
+        pending = ""
+    return "".join(words).split()
+
+
+def squad_scores(prediction: str, answers: list[str]) -> tuple[float, float]:
+    """Exact match and F1, the best over the references."""
+    given = squad_tokens(prediction)
+    exact, best = 0.0, 0.0
+    for tokens in map(squad_tokens, answers):
+        exact = max(exact, float(" ".join(given) == " ".join(tokens)))
+        left = list(tokens)
+        for token in given:
+            if token in left:
+                left.remove(token)
+        shared = len(tokens) - len(left)
+        if not given or not tokens:
+            best = max(best, float(given == tokens))
+        elif shared:
+            best = max(best, 2 * shared / (len(given) + len(tokens)))
+    return exact, best
+
+
+def ruler_scores(prediction: str, answers: list[str]) -> tuple[float, float]:
+    """RULER's share of references found, and whether any is, after its cleaning of the prediction."""
+    text = "".join("\n" if ord(character) < 32 else character for character in prediction.strip()).strip().lower()
+    found = [answer.lower() in text for answer in answers]
+    return sum(found) / len(found), float(any(found))
+
+
+WORDS = ["the", "The", "a", "an", "cat", "Cat's", "U.S.", "theatre", "12,345", "12345", "--", "don't", "_", "a_b", "e-mail"]
+WORDS += ["café", "\x07", "\u00a0", "\t", "(", "“so”", "…", "½", "", "an.", "THE-cat", "x", "y", "€5", "\x85", "straße", "İ"]
+
+
+def generated_pairs(number: int) -> list[tuple[str, list[str]]]:
+    """Predictions and references from few words, so that they meet often, joined in every way."""
+    generator = random.Random(20)
+    texts = []
+    for _ in range(4 * number):
+        words = generator.choices(WORDS, k=generator.choice((0, 1, 1, 2, 3, 5, 8)))
+        texts.append("".join(word + generator.choice((" ", " ", "  ", "", "\n", ", ")) for word in words))
+    return [
+        (texts[index], [text for text in texts[number + 3 * index : number + 3 * index + generator.randint(1, 3)]])
+        for index in range(number)
+    ]
+
+
+def test_squad_and_ruler_definitions_on_10000_pairs() -> None:
+    pairs = generated_pairs(10_000)
+    totals = [0.0] * 4
+    for prediction, answers in pairs:
+        exact, best = squad_scores(prediction, answers)
+        share, any_found = ruler_scores(prediction, answers)
+        assert metrics.exact_match(prediction, answers) == exact, (prediction, answers)
+        assert metrics.f1(prediction, answers) == pytest.approx(best, abs=1e-12), (prediction, answers)
+        assert metrics.ruler_match(prediction, answers) == share, (prediction, answers)
+        assert metrics.substring(prediction, answers) == any_found, (prediction, answers)
+        totals = [total + value for total, value in zip(totals, (exact, best, share, any_found), strict=True)]
+    assert all(500 < total < 9_500 for total in totals)  # the pairs are neither all right nor all wrong
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "exact", "best"),
+    [
+        ("The U.S. theatre", ["us theatre"], 1, 1),
+        ("a an the", [""], 1, 1),  # nothing is left of either
+        ("a an the", ["cat"], 0, 0),
+        ("THE-cat", ["thecat"], 1, 1),  # punctuation goes before articles
+        ("a_b", ["ab"], 1, 1),
+        ("the the cat", ["cat", "dog"], 1, 1),
+        ("cat cat dog", ["cat dog dog"], 0, 2 / 3),  # each token counts as often as it is on both sides
+        ("12,345 people", ["12345"], 0, 2 / 3),
+        ("北京大学。", ["北京大学"], 1, 1),
+        ("北京 大学", ["北京大学"], 1, 1),
+        ("他在北京", ["北京"], 0, 2 * (2 / 4) * 1 / (2 / 4 + 1)),
+        ("《红楼梦》，曹雪芹", ["红楼梦"], 0, 2 * 3 / (6 + 3)),
+        ("使用iOS 9系统", ["iOS 9"], 0, 2 * 2 / (6 + 2)),
+        ("大学北京", ["北京大学"], 0, 1),
+        ("是的", ["不是"], 0, 0.5),
+    ],
+)
+def test_corners_by_hand(prediction, answers, exact, best) -> None:
+    assert metrics.exact_match(prediction, answers) == exact
+    assert metrics.f1(prediction, answers) == pytest.approx(best)
+
+
+def test_chinese_is_contained_by_character() -> None:
+    assert metrics.contains("答案是北京大学。", ["北京大学"]) == 1.0
+    assert metrics.contains("答案是北京", ["北京大学"]) == 0.0
+    assert metrics.substring("他住在北京。", ["北京"]) == 1.0
+
+
+def test_ndcg_by_hand() -> None:
+    grades = {1: 3.0, 2: 2.0, 3: 1.0}
+    ideal = 3 + 2 / math.log2(3) + 1 / 2
+    assert metrics.ndcg_at_k([1, 2, 3], grades, 10) == 1.0
+    assert metrics.ndcg_at_k([3, 9, 1], grades, 10) == pytest.approx((1 + 3 / 2) / ideal)
+    assert metrics.ndcg_at_k([9, 1], grades, 1) == 0.0
+    assert metrics.ndcg_at_k([2, 1], grades, 1) == pytest.approx(2 / 3)  # the ideal is cut at k too
+    assert metrics.ndcg_at_k([1, 1, 1], {1: 1.0, 2: 1.0}, 3) == pytest.approx(1 / (1 + 1 / math.log2(3)))
+    assert metrics.ndcg_at_k([], grades, 10) == 0.0
+
+
+def test_retrieval_metrics_by_name() -> None:
+    assert metrics.retrieval_metric("recall@2")([5, 1, 2], {1: 1.0, 2: 1.0}) == 0.5
+    assert metrics.retrieval_metric("ndcg@1")([1], {1: 1.0}) == 1.0
+    assert [metrics.retrieval_metric(name) for name in ("f1", "recall", "ndcg@0", "ndcg@x", "mrr@10")] == [None] * 5

@@ -5,9 +5,17 @@ from __future__ import annotations
 import pytest
 
 from configs.errors import UserError
-from tasks import samples, wording
+from tasks import haystack, multihop, ruler, samples, scaling, wording
 from tasks.carrier import Prose
 from tasks.chunking import counted, wrapper_tokens
+from tasks.qa.records import text_key
+from tasks.sources import split_sentences
+
+CORPORA = (
+    (haystack, "overlap-prose", {"form": "prose"}),
+    (scaling, "overlap-facts", {}),
+    (multihop, "overlap-chains", {}),
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,3 +121,23 @@ def test_a_bank_may_be_about_one_task(tokenizer, prose) -> None:
         assert len(asked) == 1 and len(rows) == 12 and documents
         seen |= asked
     assert len(seen) > 5
+
+
+def test_nothing_evaluated_is_trained_on(banks, make) -> None:
+    tails = [make.tail(module, name, 40_000, **params) for module, name, params in CORPORA]
+    cells = [
+        *scaling.prepare(make.task("f", tails[1], 40, {"32K": 32768}, replicates=2, head_tokens=6000)),
+        *multihop.prepare(make.task("m", tails[2], 20, {"32K": 32768}, replicates=2, head_tokens=6000)),
+        *ruler.prepare(make.task("r", tails[0], 20, {"32K": 32768}, haystack="prose", value="uuid", num_keys=4)),
+    ]
+    evaluated = [text for tail in tails for text in (item.text for item in tail.take(set(range(len(tail.ends)))).values())]
+    evaluated += [item.text for cell in cells for documents in cell.overlays.values() for item in documents]
+    kept = {text_key(sentence) for text in evaluated for sentence in split_sentences(text)}
+    asked = {text_key(question.text) for cell in cells for question in cell.questions}
+    trained = [item.text for documents, _ in banks for item in documents.values()]
+    noise = {text_key(sentence) for sentence in wording.RULER_NOISE}  # RULER's noise is the same everywhere
+    sentences = {text_key(sentence) for text in trained for sentence in split_sentences(text)} - noise
+    questions = {text_key(row["question"]) for _, rows in banks for row in rows}
+    assert len(sentences) > 500 and len(kept) > 1500 and len(questions) > 150 and len(asked) == 80
+    assert not sentences & kept
+    assert not questions & asked

@@ -1,0 +1,135 @@
+"""Training samples from a real set: banks of its passages and questions on them, without anything that is evaluated."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from configs.errors import UserError
+from configs.load import build
+from configs.tables import write_table
+from tasks.base import UnavailableData
+from tasks.chunking import counted, random_ids
+from tasks.qa.data import open_set
+from tasks.qa.documents import gold_chunks, make_chunker
+from tasks.qa.readers import read_set
+from tasks.qa.records import QuestionRecord, SetData, text_key
+from tasks.qa.table import EVALUATION, read_table
+from tasks.splitting import sentences
+
+MIN_WORDS = 8  # a shorter sentence may stand in two texts by chance
+
+
+@dataclass(frozen=True)
+class RealSpec:
+    """One training set of a profile made from a set of tasks/qa/sets.yaml."""
+
+    set: str
+    bank_tokens: int
+    banks: int
+    questions: int  # of each bank
+    document_tokens: int = 96
+    chunking: str = "sentences"
+    max_answer_words: int = 6
+    seed: int = 0
+
+
+def keys_of(text: str) -> Iterator[str]:
+    """A text's own key and those of its longer sentences."""
+    yield text_key(text)
+    yield from (text_key(sentence) for sentence in sentences(text) if len(sentence.split()) >= MIN_WORDS)
+
+
+def overlap_keys(sets: Iterable[SetData]) -> set[str]:
+    """Keys of every passage, sentence of a passage and question of some sets."""
+    found: set[str] = set()
+    for data in sets:
+        found.update(key for text in data.passages.values() for key in keys_of(text))
+        found.update(text_key(question.text) for question in data.questions.values())
+    return found
+
+
+def evaluated(data: Path | str | None, where: str) -> Iterator[SetData]:
+    """Every set to evaluate on that the data directory holds."""
+    for name, spec in read_table().items():
+        if spec.use == EVALUATION:
+            try:
+                opened = open_set(data, name, where)
+            except UnavailableData:
+                continue
+            yield read_set(opened.form.reader, opened.files, where)
+
+
+def disjoint(data: SetData, keys: set[str]) -> tuple[list[QuestionRecord], set[str]]:
+    """The questions none of whose passages and words stand among ``keys``, and the passages that are clean."""
+    clean = {key for key, text in data.passages.items() if keys.isdisjoint(keys_of(text))}
+    questions = [item for item in data.questions.values() if set(item.gold) <= clean and text_key(item.text) not in keys]
+    return questions, clean
+
+
+def write(parameters: dict[str, Any], where: str, tokenizer: Tokenizer, data: str | None, directory: Path) -> str:
+    """Write banks.parquet and samples.parquet; returns a line for the log.
+
+    Raises:
+        UserError: the set is not there, or has too few questions that are not evaluated.
+    """
+    spec: RealSpec = build(RealSpec, parameters, where)
+    chunker = make_chunker(tokenizer, spec.chunking, spec.document_tokens, where)
+    try:
+        opened = open_set(data, spec.set, where)
+    except UnavailableData as error:
+        raise UserError(f"{where}: training needs it: {error}") from None
+    found = read_set(opened.form.reader, opened.files, where)
+    questions, clean = disjoint(found, overlap_keys(evaluated(data, where)))
+    keys = sorted(clean)
+    random.Random(f"samples/{where}/{spec.seed}").shuffle(keys)
+    chunks_of = dict(zip(keys, chunker.chunks(found.passages[key] for key in keys), strict=True))
+    asks: dict[str, list[tuple[QuestionRecord, str]]] = {}
+    for item in questions:
+        short = [answer for answer in item.answers if len(answer.split()) <= spec.max_answer_words]
+        if short:
+            asks.setdefault(item.gold[0], []).append((item, short[0]))
+    banks: list[dict] = []
+    samples: list[dict] = []
+    position = 0
+    for bank_id in range(spec.banks):
+        rows, position = _bank(bank_id, spec, tokenizer, keys, chunks_of, position)
+        chosen = [(item, answer) for key in dict.fromkeys(row.pop("key") for row in rows) for item, answer in asks.get(key, [])]
+        random.Random(f"samples/{where}/{spec.seed}/{bank_id}").shuffle(chosen)
+        ids = {row["text"]: row["doc_id"] for row in rows}
+        for item, answer in chosen[: spec.questions]:
+            chain = [ids[chunk] for chunk in gold_chunks(chunks_of[item.gold[0]], item) if chunk in ids]
+            if chain:
+                samples.append({"sample_id": len(samples), "bank_id": bank_id, "task": spec.set, "question": item.text,
+                                "answer_prefix": "", "answer": answer, "chain": [chain[:1]]})  # fmt: skip
+        banks += rows
+    if not samples:
+        raise UserError(f"{where}: no question of {spec.set} is left for training; give it more banks or tokens")
+    write_table("banks", banks, directory / "banks.parquet")
+    write_table("samples", samples, directory / "samples.parquet")
+    left = f"{len(found.passages) - len(clean)} passages and {len(found.questions) - len(questions)} questions overlap with evaluation"
+    return f"{directory}: {spec.banks} banks, {len(banks):,} documents, {len(samples):,} questions; {left} and are left out"
+
+
+def _bank(
+    bank_id: int, spec: RealSpec, tokenizer: Tokenizer, keys: list[str], chunks_of: dict[str, list[str]], position: int
+) -> tuple[list[dict], int]:
+    """The documents of consecutive passages until the bank is full, and where the next bank begins."""
+    ids = random_ids(f"{spec.set}/{spec.seed}/{bank_id}", 0)
+    rows: list[dict] = []
+    total = 0
+    for _ in range(len(keys)):
+        key = keys[position % len(keys)]
+        documents = list(counted(tokenizer, zip(ids, dict.fromkeys(chunks_of[key]), strict=False)))
+        size = sum(document.num_tokens for document in documents)
+        if rows and total + size > spec.bank_tokens:
+            break
+        rows += [{"key": key, "bank_id": bank_id, "doc_id": item.doc_id, "text": item.text, "num_tokens": item.num_tokens} for item in documents]
+        total += size
+        position += 1
+    return rows, position
