@@ -39,7 +39,15 @@ SCHEMAS: dict[str, pa.Schema] = {
         ]
     ),
     # gold never reaches a system; `oracle` is the declared exception
-    "gold": pa.schema([("question_id", pa.string()), ("answers", _strings), ("gold_doc_ids", _ids)]),
+    "gold": pa.schema(
+        [
+            ("question_id", pa.string()),
+            ("answers", _strings),
+            ("gold_doc_ids", _ids),
+            ("rejected", _strings),  # answers that make a prediction wrong: outdated values, the other of two
+            ("group", pa.string()),  # questions that ask the same thing in other words
+        ]
+    ),
     # grades of gold documents, of tasks whose judges gave several: the others have no such file
     "grades": pa.schema([("question_id", pa.string()), ("doc_id", pa.int64()), ("grade", pa.float64())]),
     # training memories: the documents of one bank, shared by all samples of that bank

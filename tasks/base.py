@@ -123,12 +123,18 @@ class TaskRequest:
 
 @dataclass(frozen=True)
 class Gold:
-    """The right answers of a question and the documents that hold them, in hop order where there are several hops."""
+    """The right answers of a question and the documents that hold them, in hop order where there are several hops.
+
+    ``rejected`` answers make a prediction wrong whatever else it says (an outdated value). ``group`` is shared by questions
+    that ask the same thing in other words.
+    """
 
     question_id: str
     answers: list[str]
     gold_doc_ids: list[int]
     grades: Mapping[int, float] | None = None  # by document, gold or not, where people judged by degree
+    rejected: list[str] = field(default_factory=list)
+    group: str | None = None
 
 
 @dataclass
@@ -136,12 +142,15 @@ class Cell:
     """A task at one context: the first ``base_documents`` of the tail, questions, overlays (id -> documents) and gold.
 
     ``unavailable`` is the reason why there is nothing to ask, on a machine without the data; ``notes`` go to view.json.
+    ``floor`` is the accuracy of ``floor_of``, a way to answer without the memory; empty where nothing can be guessed.
     """
 
     context: str
     base_documents: int
     unavailable: str | None = None
     notes: dict[str, Any] = field(default_factory=dict)
+    floor: float = 0.0
+    floor_of: str = ""
     questions: list[Question] = field(default_factory=list)
     overlays: dict[str, list[Document]] = field(default_factory=dict)
     gold: list[Gold] = field(default_factory=list)

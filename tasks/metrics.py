@@ -12,6 +12,29 @@ import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+ABSTENTIONS = (
+    "not mentioned",
+    "not stated",
+    "not known",
+    "not given",
+    "not specified",
+    "not provided",
+    "not available",
+    "unknown",
+    "no information",
+    "no answer",
+    "unanswerable",
+    "cannot answer",
+    "cannot be answered",
+    "cannot be determined",
+    "can not be determined",
+    "do not know",
+    "dont know",
+    "do not say",
+    "does not say",
+    "do not mention",
+    "does not mention",
+)
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -56,6 +79,23 @@ def contains(prediction: str, answers: Sequence[str]) -> float:
     """
     text = f" {normalise(prediction)} "
     return float(any(f" {answer} " in text for answer in map(normalise, answers) if answer))
+
+
+def coverage(prediction: str, answers: Sequence[str]) -> float:
+    """Share of references (the key facts of a summary) that occur in the normalised prediction as whole tokens."""
+    return sum(contains(prediction, [answer]) for answer in answers) / len(answers)
+
+
+def abstains(prediction: str) -> bool:
+    """Whether a prediction says, in one of the usual ways, that the documents do not hold the answer."""
+    return contains(prediction, ABSTENTIONS) == 1.0
+
+
+def answer_or_abstain(prediction: str, answers: Sequence[str]) -> float:
+    """``contains`` where there are references and the prediction does not abstain; without references, whether it abstains."""
+    if not answers:
+        return float(abstains(prediction))
+    return 0.0 if abstains(prediction) else contains(prediction, answers)
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
@@ -104,6 +144,8 @@ METRICS: dict[str, Callable[[str, Sequence[str]], float]] = {
     "contains": contains,
     "f1": f1,
     "substring": substring,
+    "coverage": coverage,
+    "answer_or_abstain": answer_or_abstain,
 }
 RETRIEVAL: dict[str, Callable[[Sequence[int], Mapping[int, float], int], float]] = {
     "recall": lambda ranked, grades, k: recall_at_k(ranked, list(grades), k),

@@ -58,7 +58,7 @@ def chain_head(limit: int, generator: random.Random) -> tuple[list[str], list[As
         value = draw_value(generator, used)
         used.add(value)
         question = generator.choice(wording.LINK_QUESTIONS).format(entity=entity)
-        asks.append((question, value, [len(sentences), len(sentences) + 1]))
+        asks.append(Ask(question, [value], [len(sentences), len(sentences) + 1]))
         sentences += chain_sentences(entity, other, value, generator)
     return sentences, asks
 

@@ -113,7 +113,13 @@ def write_cell(cell: Cell, view: dict, directory: Path) -> None:
         for item in documents
     ]
     gold = [
-        {"question_id": item.question_id, "answers": item.answers, "gold_doc_ids": item.gold_doc_ids}
+        {
+            "question_id": item.question_id,
+            "answers": item.answers,
+            "gold_doc_ids": item.gold_doc_ids,
+            "rejected": item.rejected,
+            "group": item.group,
+        }
         for item in cell.gold
     ]
     write_table("questions", questions, directory / "questions.parquet")
@@ -127,8 +133,10 @@ def write_cell(cell: Cell, view: dict, directory: Path) -> None:
     (directory / "grades.parquet").unlink(missing_ok=True)
     if grades:
         write_table("grades", grades, directory / "grades.parquet")
-    unavailable = {"unavailable": cell.unavailable} if cell.unavailable else {}
-    write_json({**view, "base_documents": cell.base_documents, **cell.notes, **unavailable}, directory / "view.json")
+    found = {"unavailable": cell.unavailable} if cell.unavailable else {}
+    if cell.floor_of:
+        found["floor"] = {"value": cell.floor, "of": cell.floor_of}
+    write_json({**view, "base_documents": cell.base_documents, **cell.notes, **found}, directory / "view.json")
 
 
 def view_of(cell: Cell, request: TaskRequest) -> dict:

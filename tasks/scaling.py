@@ -8,8 +8,10 @@ about other entities, so every document of a corpus is distinct at any size.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tokenizers import Tokenizer
 
@@ -23,7 +25,18 @@ from tasks.carrier import Prose, carry
 from tasks.chunking import count_tokens, counted, random_ids, text_budget
 
 GROUP = 64  # tail entities whose documents are shuffled together
-Ask = tuple[str, str, list[int]]  # question, answer, its documents by index
+Spec = TypeVar("Spec", bound="HeadSpec")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A question on a head: text, right answers and its documents by index; ``rejected`` and ``group`` as in tasks.base.Gold."""
+
+    text: str
+    answers: list[str]
+    documents: list[int]
+    rejected: list[str] = field(default_factory=list)
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -158,7 +171,7 @@ def make_corpus(request: CorpusRequest) -> Iterator[Document]:
 
 @dataclass
 class Head:
-    """One replicate: its documents in file order, and each question's text, answer and documents by index."""
+    """One replicate: its documents in file order, and what is asked of it."""
 
     overlay_id: str
     documents: list[Document]
@@ -176,9 +189,19 @@ def fact_head(limit: int, generator: random.Random) -> tuple[list[str], list[Ask
             values.append(draw_value(generator, used))
             used.add(values[-1])
             index = len(sentences) + len(values) - 1
-            asks.append((generator.choice(questions).format(entity=entity), values[-1], [index]))
+            asks.append(Ask(generator.choice(questions).format(entity=entity), [values[-1]], [index]))
         sentences += fact_sentences(entity, values, generator)
     return sentences, asks
+
+
+def draw_asks(askable: Sequence[Ask], count: int, generator: random.Random) -> list[Ask]:
+    """A random choice; questions of one group come one after the other."""
+    if not any(ask.group for ask in askable):
+        return generator.sample(askable, count)
+    groups: dict[str | None, list[Ask]] = {}
+    for ask in askable:
+        groups.setdefault(ask.group, []).append(ask)
+    return [ask for group in generator.sample(list(groups.values()), len(groups)) for ask in group][:count]
 
 
 def make_heads(
@@ -206,7 +229,7 @@ def make_heads(
                 f"{request.where}: {count} questions do not fit a head of {spec.head_tokens:,} tokens, which holds"
                 f" {len(askable)}; raise 'replicates' or 'head_tokens', or ask fewer questions"
             )
-        asks = generator.sample(askable, count)
+        asks = draw_asks(askable, count, generator)
         start = generator.randrange(len(prose.units))
         texts, _ = carried(request.tokenizer, prose, sentences, request.text_tokens, start, generator)
         documents = list(counted(request.tokenizer, zip(ids, texts, strict=False)))
@@ -214,12 +237,33 @@ def make_heads(
     return heads
 
 
-def prepare_heads(request: TaskRequest, spec: HeadSpec, heads: Sequence[Head]) -> Iterator[Cell]:
-    """The cells of a task with heads: questions in turn over the replicates, the same in every context."""
+def constant_floor(heads: Sequence[Head]) -> tuple[float, str]:
+    """What the one answer scores that is right most often."""
+    counts = Counter(answer for head in heads for ask in head.asks for answer in set(ask.answers))
+    answer, times = counts.most_common(1)[0]
+    return times / sum(len(head.asks) for head in heads), f"always answering {answer!r}"
+
+
+def prepare_heads(
+    request: TaskRequest,
+    spec: HeadSpec,
+    heads: Sequence[Head],
+    prefix: str = wording.ANSWER_PREFIX,
+    floor: tuple[float, str] = (0.0, ""),
+) -> Iterator[Cell]:
+    """The cells of a task with heads: questions in turn over the replicates, the same in every context.
+
+    Args:
+        request: what is to be prepared.
+        spec: the answer's budget.
+        heads: the replicates.
+        prefix: text that every answer continues.
+        floor: as in tasks.base.Cell.
+    """
     reserved = 0
     template = prompts.TEMPLATE_HEAD + prompts.OBJECT_REF_END + prompts.END_OF_RETRIEVE + prompts.REPEAT_QUESTION + prompts.GIVE_ANSWER
     for head in heads:
-        questions = [f"{template} {text} {wording.ANSWER_PREFIX}" for text, _, _ in head.asks]
+        questions = [f"{template} {ask.text} {prefix}" for ask in head.asks]
         longest = max(count_tokens(request.tokenizer, questions), default=0)
         size = sum(document.num_tokens for document in head.documents)
         reserved = max(reserved, size + longest + spec.max_new_tokens)
@@ -227,14 +271,14 @@ def prepare_heads(request: TaskRequest, spec: HeadSpec, heads: Sequence[Head]) -
         (turn, head) for turn in range(max(len(head.asks) for head in heads)) for head in heads if turn < len(head.asks)
     ]
     for context in request.contexts:
-        cell = Cell(context, base_documents(request, context, reserved))
+        cell = Cell(context, base_documents(request, context, reserved), *floor)
         for number, (turn, head) in enumerate(order):
-            text, answer, indices = head.asks[turn]
+            ask = head.asks[turn]
             question_id = f"{request.name}-{number:04d}"
-            cell.questions.append(
-                Question(question_id, text, wording.ANSWER_PREFIX, spec.max_new_tokens, head.overlay_id)
-            )
-            cell.gold.append(Gold(question_id, [answer], [head.documents[index].doc_id for index in indices]))
+            cell.questions.append(Question(question_id, ask.text, prefix, spec.max_new_tokens, head.overlay_id))
+            doc_ids = [head.documents[index].doc_id for index in ask.documents]
+            group = f"{head.overlay_id}/{ask.group}" if ask.group else None
+            cell.gold.append(Gold(question_id, ask.answers, doc_ids, ask.rejected, group))
         cell.overlays = {head.overlay_id: _shuffled(head) for head in heads}
         yield cell
 
@@ -245,11 +289,12 @@ def _shuffled(head: Head) -> list[Document]:
     return documents
 
 
-def checked_heads(request: TaskRequest) -> HeadSpec:
-    """The task's parameters, checked."""
-    spec: HeadSpec = build(HeadSpec, dict(request.params), request.where)
-    if spec.replicates < 1:
-        raise UserError(f"{request.where}: key 'replicates' must be 1 or more")
+def checked_heads(request: TaskRequest, cls: type[Spec] = HeadSpec, **least: int) -> Spec:
+    """The task's parameters, checked; ``least`` names the smallest value of further keys."""
+    spec: Spec = build(cls, dict(request.params), request.where)
+    for key, smallest in {"replicates": 1, **least}.items():
+        if getattr(spec, key) < smallest:
+            raise UserError(f"{request.where}: key '{key}' must be {smallest} or more, found {getattr(spec, key)}")
     return spec
 
 

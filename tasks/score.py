@@ -4,8 +4,10 @@
 
     python -m tasks.score --profile tiny --system rag_bm25 --task two_hop
 
-Metrics of a question: ``accuracy`` (the task's metric), ``recall@1/{stage}`` and ``recall@16/{stage}`` for each routing
-stage, ``citation_recall`` for systems that cite, and the further metrics of the task's entry. An answer counts by its text
+Metrics of a question: ``accuracy`` (the task's metric; 0 where a rejected answer is said), ``recall@1/{stage}`` and
+``recall@16/{stage}`` for each routing stage, ``citation_recall`` for systems that cite, and the further metrics of the task's
+entry. Where a task has them: ``rejected`` (a rejected answer is said), ``abstained/answerable`` and
+``abstained/unanswerable``, ``every_wording`` (the accuracy of the worst question of a group). An answer counts by its text
 whatever its status, so a failed question without text stays in the denominator with 0; a question that ``max_questions``
 left out has no rows.
 """
@@ -19,9 +21,10 @@ from configs.errors import UserError, run_command
 from configs.records import Answer
 from configs.tables import read_json, read_predictions, read_table, write_table
 from tasks.command import opened, parser
-from tasks.metrics import METRICS, recall_at_k, retrieval_metric
+from tasks.metrics import METRICS, abstains, contains, recall_at_k, retrieval_metric
 
 RECALL_AT = (1, 16)
+ABSTAINING = "answer_or_abstain"  # the one metric of answers that questions without an answer may have
 
 
 def question_scores(
@@ -33,11 +36,16 @@ def question_scores(
     last stage's, or the citations of a system that ranks nothing.
     """
     grades = gold.get("grades") or dict.fromkeys(gold["gold_doc_ids"], 1.0)
+    rejected = contains(answer.text, gold["rejected"])
     if ranking_metric := retrieval_metric(metric):
         ranked = list(answer.routed_doc_ids.values())[-1] if answer.routed_doc_ids else answer.cited_doc_ids
         yield "accuracy", ranking_metric(ranked, grades)
     else:
-        yield "accuracy", METRICS[metric](answer.text, gold["answers"])
+        yield "accuracy", 0.0 if rejected else METRICS[metric](answer.text, gold["answers"])
+    if gold["rejected"]:
+        yield "rejected", rejected
+    if metric == ABSTAINING:
+        yield f"abstained/{'answerable' if gold['answers'] else 'unanswerable'}", float(abstains(answer.text))
     for name in further:
         if stage_metric := retrieval_metric(name):
             for stage, ranked in answer.routed_doc_ids.items():
@@ -62,6 +70,7 @@ def cell_scores(
         UserError: an answer to a question that gold does not know, or two answers to one question.
     """
     seen: set[str] = set()
+    groups: dict[str, dict[str, float]] = {}  # accuracies of questions that ask the same thing
     cites = any(answer.cited_doc_ids for answer in answers)
     for answer in answers:
         if answer.question_id not in gold or answer.question_id in seen:
@@ -69,10 +78,19 @@ def cell_scores(
                 f"{where}: question '{answer.question_id}' is unknown or answered twice; delete the cell and run it again"
             )
         seen.add(answer.question_id)
-        if not gold[answer.question_id]["answers"] and not all(map(retrieval_metric, (metric, *further))):
-            raise UserError(f"{where}: question '{answer.question_id}' has no answers; give its task retrieval metrics alone")
+        allowed = all(name == ABSTAINING or retrieval_metric(name) for name in (metric, *further))
+        if not gold[answer.question_id]["answers"] and not allowed:
+            raise UserError(
+                f"{where}: question '{answer.question_id}' has no answers; give its task retrieval metrics or {ABSTAINING} alone"
+            )
+        group = gold[answer.question_id]["group"]
         for name, value in question_scores(answer, gold[answer.question_id], metric, cites, further):
             yield answer.question_id, name, value
+            if group and name == "accuracy":
+                groups.setdefault(group, {})[answer.question_id] = value
+    for of_group in groups.values():
+        for question_id in of_group if len(of_group) > 1 else ():
+            yield question_id, "every_wording", min(of_group.values())
 
 
 def read_gold(prepared: Path) -> dict[str, dict]:

@@ -112,6 +112,11 @@ def listing(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + ", and " + parts[-1]
 
 
+def enumerated(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
 def needle(key: str, value: str, kind: str) -> str:
     """A needle sentence; ``kind`` is number, word or uuid."""
     return RULER_NEEDLE.format(types=PLURALS[kind], key=key, value=value)

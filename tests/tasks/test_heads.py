@@ -71,11 +71,11 @@ def test_siblings_share_the_entity_and_halves(make) -> None:
     tail = make.tail(scaling, "scaling", 16384)
     (head, _) = scaling.make_heads(make.task("s", tail, 20, **PARAMS), scaling.HeadSpec(**PARAMS), scaling.fact_head)
     names = set()
-    for question, value, (index,) in head.asks:
-        gold = head.documents[index].text
-        entity = next(name for name in NAME.findall(question.replace("What ", "").replace("How ", "")) if name in gold)
+    for ask in head.asks:
+        gold = head.documents[ask.documents[0]].text
+        entity = next(name for name in NAME.findall(ask.text.replace("What ", "").replace("How ", "")) if name in gold)
         names.add(entity)
-        assert f" {value} " in f" {gold} "
+        assert f" {ask.answers[0]} " in f" {gold} "
         assert sum(entity in document.text for document in head.documents) == len(wording.ATTRIBUTES)
     assert len({name.split()[1] for name in names}) < len(names)
 
