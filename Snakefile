@@ -230,13 +230,26 @@ rule latency:
     shell: "{PYTHON} baselines.measure {CHOSEN} --system {wildcards.system} > {log} 2>&1"
 
 
-# --- score: gold meets the answers here
+# --- judge (where the profile names judges) and score: gold meets the answers here
+
+
+rule judge:
+    input: f"{ROOT}/{{system}}/{{task}}/run.done", lambda w: gold(w.task)
+    output: touch(f"{ROOT}/{{system}}/{{task}}/judge.done")
+    params: entry=entry(*E.judges.values())
+    log: f"{LOGS}/judge.{{system}}.{{task}}.log"
+    shell: "{PYTHON} tasks.judge {CHOSEN} --system {wildcards.system} --task {wildcards.task} > {log} 2>&1"
 
 
 rule score:
-    input: f"{ROOT}/{{system}}/{{task}}/run.done", lambda w: gold(w.task)
+    input:
+        f"{ROOT}/{{system}}/{{task}}/run.done",
+        [f"{ROOT}/{{system}}/{{task}}/judge.done"] if E.judges else [],
+        lambda w: gold(w.task),
     output: touch(f"{ROOT}/{{system}}/{{task}}/score.done")
-    params: metric=lambda w: " ".join([E.tasks[w.task].metric, *E.tasks[w.task].metrics])
+    params:
+        metric=lambda w: " ".join([E.tasks[w.task].metric, *E.tasks[w.task].metrics]),
+        judges=list(E.judges),
     log: f"{LOGS}/score.{{system}}.{{task}}.log"
     shell: "{PYTHON} tasks.score {CHOSEN} --system {wildcards.system} --task {wildcards.task} > {log} 2>&1"
 

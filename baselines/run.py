@@ -87,7 +87,7 @@ def is_done(race: Race, cell: Cell) -> bool:
 
 def clear(cell: Cell) -> None:
     """Drop what an earlier run left, record first, so that no record ever stands beside another run's answers."""
-    for pattern in ("run.json", "predictions.jsonl", "scores.parquet", ".*.tmp"):
+    for pattern in ("run.json", "predictions.jsonl", "judgments.jsonl", "scores.parquet", ".*.tmp"):
         for path in cell.directory.glob(pattern):
             path.unlink()
 

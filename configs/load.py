@@ -145,6 +145,7 @@ class Profile:
     limits: dict[str, Any] = field(default_factory=dict)  # a LimitsSpec
     published: dict[str, Any] = field(default_factory=dict)  # a PublishedSpec, or nothing
     data: str | None = None  # directory of the question-answering sets, seen from where commands run
+    judges: list[str] = field(default_factory=list)  # entries of judges.yaml; the first one's points are the metric `judge`
 
 
 def build(cls: type, mapping: Any, where: str) -> Any:
@@ -231,6 +232,7 @@ class Experiment:
     indexes: dict[str, IndexSpec]
     systems: dict[str, SystemSpec]
     models: dict[str, ModelSpec]
+    judges: dict[str, Any] = field(default_factory=dict)  # configs.endpoint.EndpointSpec of the profile's judges
 
 
 def _check_entry_names(names: Any, where: str) -> None:
@@ -288,7 +290,27 @@ def load(profile: str, directory: Path | str = DIRECTORY) -> Experiment:
         **tables,
     )
     _check_names(experiment, path, directory)
+    experiment.judges.update(_read_judges(chosen.judges, path, directory / "judges.yaml"))
     return experiment
+
+
+def _read_judges(names: list[str], profile: Path, path: Path) -> dict[str, Any]:
+    if not names:
+        return {}
+    from configs.endpoint import EndpointSpec  # its imports are more than most commands need
+
+    if len(set(names)) < len(names):
+        raise UserError(f"{profile}: judges: a judge is named twice; name each once")
+    entries = _read_mapping(path)
+    check_known(names, entries, f"{profile}: judges", path)
+    found = {}
+    for name in names:
+        where = f"{path}: {name}"
+        try:
+            found[name] = build(EndpointSpec, entries[name], where)
+        except UserError as error:  # a check of the entry's own does not know where it stands
+            raise UserError(str(error) if str(error).startswith(where) else f"{where}: {error}") from None
+    return found
 
 
 def _check_names(experiment: Experiment, path: Path, directory: Path) -> None:

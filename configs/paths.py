@@ -48,8 +48,12 @@ class Paths:
         return self.root / "_indexes" / name / corpus
 
     def cell(self, system: str, task: str, context: str, seed: int) -> Path:
-        """Directory with predictions.jsonl, run.json and scores.parquet of one cell."""
+        """Directory with predictions.jsonl, run.json, judgments.jsonl and scores.parquet of one cell."""
         return self.root / system / task / context / f"seed{seed}"
+
+    def judge_replies(self, judge: str) -> Path:
+        """Directory where the replies of a judge are kept, by the hash of what it was asked."""
+        return self.root / "_judges" / judge
 
     def latency(self, system: str) -> Path:
         """latency.json of a system: fresh-process measurements over the contexts."""

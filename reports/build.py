@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from configs.errors import run_command
 from configs.tables import whole_file
-from reports import cells, claims, expected, headline, plotting, provenance, tables
+from reports import cells, claims, expected, headline, judging, plotting, provenance, scenarios, tables
 from reports.evidence import NOT_MEASURED, Evidence
 from reports.figures import FIGURES
 from reports.statistics import loss
@@ -55,6 +55,8 @@ def all_tables(
         tables.time(evidence),
         tables.tuning(evidence),
         provenance.inputs(evidence),
+        *scenarios.tables(evidence),
+        *judging.tables(evidence),
     ]
     return {table.name: table for table in made}
 

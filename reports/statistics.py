@@ -130,6 +130,44 @@ def loss(pairs: Pairs, groups: Sequence | None = None) -> Interval:
     return Interval(1 - found.value, 1 - found.high, 1 - found.low, found.n, found.method)
 
 
+def rank_correlation(pairs: np.ndarray) -> Interval:
+    """Spearman's correlation of two columns [questions, 2], ties at their mean rank; nan where a side has no spread.
+
+    The ranks are those of the whole sample in every resample.
+    """
+    return _from_moments(np.column_stack([stats.rankdata(column) for column in pairs.T]), _correlation)
+
+
+def quadratic_kappa(pairs: np.ndarray) -> Interval:
+    """Cohen's kappa of two raters' points [questions, 2] with quadratic weights; nan where both give everything the same.
+
+    With d the raters' difference, kappa = 1 - E[d^2] / E'[d^2], E' taken as if they were independent (Cohen 1968).
+    """
+    return _from_moments(np.asarray(pairs, dtype=float), _kappa)
+
+
+def _from_moments(pairs: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
+    """Percentile bootstrap of a statistic of the five moments (x, y, xx, yy, xy) of two columns."""
+    x, y = pairs.T
+    moments = np.column_stack([x, y, x * x, y * y, x * y])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(statistic(moments.mean(axis=0)))
+        low, high = _percentiles(statistic(_draws([moments])))
+    return Interval(value, low, high, len(pairs), "bootstrap")
+
+
+def _correlation(moments: np.ndarray) -> np.ndarray:
+    x, y, xx, yy, xy = np.moveaxis(moments, -1, 0)
+    spread = np.maximum(xx - x * x, 0) * np.maximum(yy - y * y, 0)
+    return (xy - x * y) / np.sqrt(np.where(spread > 1e-9, spread, np.nan))
+
+
+def _kappa(moments: np.ndarray) -> np.ndarray:
+    x, y, xx, yy, xy = np.moveaxis(moments, -1, 0)
+    by_chance = xx + yy - 2 * x * y
+    return 1 - (xx + yy - 2 * xy) / np.where(by_chance > 1e-9, by_chance, np.nan)
+
+
 STATISTICS: dict[str, Callable[..., Interval]] = {"difference": difference, "ratio": ratio, "gain": gain, "loss": loss}
 
 

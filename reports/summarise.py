@@ -84,7 +84,7 @@ def _cell_rows(evidence: Evidence, cell: Cell) -> Iterator[dict[str, Any]]:
         values = evidence.values(*cell, metric)
         known = values.dropna()
         failures = len(failed | set(values.index[values.isna()]))
-        interval = mean_interval(known.to_numpy(), scale=POINTS.get(metric, 1.0)) if len(known) else None
+        interval = mean_interval(known.to_numpy(), scale=POINTS.get(metric.split("/")[0], 1.0)) if len(known) else None
         yield _row(evidence, cell, metric, status, len(known), failures, interval)
     for cost in RUN_COSTS:
         found = [run[cost] for run in evidence.runs.get(cell, []) if run.get(cost) is not None]

@@ -7,9 +7,10 @@
 Metrics of a question: ``accuracy`` (the task's metric; 0 where a rejected answer is said), ``recall@1/{stage}`` and
 ``recall@16/{stage}`` for each routing stage, ``citation_recall`` for systems that cite, and the further metrics of the task's
 entry. Where a task has them: ``rejected`` (a rejected answer is said), ``abstained/answerable`` and
-``abstained/unanswerable``, ``every_wording`` (the accuracy of the worst question of a group). An answer counts by its text
-whatever its status, so a failed question without text stays in the denominator with 0; a question that ``max_questions``
-left out has no rows.
+``abstained/unanswerable``, ``every_wording`` (the accuracy of the worst question of a group). Where the profile names judges:
+the points of the first as ``judge``, of further ones as ``judge/{name}``, null where a judgment failed; and ``f1`` beside
+them. An answer counts by its text whatever its status, so a failed question without text stays in the denominator with 0; a
+question that ``max_questions`` left out has no rows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from configs.errors import UserError, run_command
 from configs.records import Answer
 from configs.tables import read_json, read_predictions, read_table, write_table
 from tasks.command import opened, parser
-from tasks.metrics import METRICS, abstains, contains, recall_at_k, retrieval_metric
+from tasks.judge import read_judgments
+from tasks.metrics import METRICS, abstains, contains, f1, recall_at_k, retrieval_metric
 
 RECALL_AT = (1, 16)
 ABSTAINING = "answer_or_abstain"  # the one metric of answers that questions without an answer may have
@@ -102,7 +104,35 @@ def read_gold(prepared: Path) -> dict[str, dict]:
     return gold
 
 
-def score_cell(cell: Path, prepared: Path, metric: str, identity: dict, further: Sequence[str] = ()) -> int:
+def judged_scores(
+    answers: list[Answer], gold: dict[str, dict], cell: Path, judges: Sequence[str], with_f1: bool = True
+) -> Iterator[tuple[str, str, float | None]]:
+    """(question, metric, value) of the judges' points (null where a judgment failed), and F1 to set them against.
+
+    Raises:
+        UserError: judgments.jsonl lacks a judgment, or is missing.
+    """
+    if not judges:
+        return
+    path = cell / "judgments.jsonl"
+    points = {(row["judge"], row["question_id"]): row["value"] for row in read_judgments(path)}
+    for answer in answers:
+        for place, judge in enumerate(judges):
+            if (judge, answer.question_id) not in points:
+                raise UserError(f"{path}: no judgment of '{judge}' on '{answer.question_id}'; run python -m tasks.judge again")
+            yield answer.question_id, f"judge/{judge}" if place else "judge", points[judge, answer.question_id]
+        if with_f1 and gold[answer.question_id]["answers"]:
+            yield answer.question_id, "f1", f1(answer.text, gold[answer.question_id]["answers"])
+
+
+def score_cell(
+    cell: Path,
+    prepared: Path,
+    metric: str,
+    identity: dict,
+    further: Sequence[str] = (),
+    judges: Sequence[str] = (),
+) -> int:
     """Write the scores of one cell; returns its questions. A cell whose run did not end well has none."""
     rows: list[dict] = []
     questions = 0
@@ -111,7 +141,12 @@ def score_cell(cell: Path, prepared: Path, metric: str, identity: dict, further:
         path = cell / "predictions.jsonl"
         answers = read_predictions(path)
         questions = len(answers)
-        for question_id, name, value in cell_scores(answers, gold, metric, path, further):
+        judged = () if retrieval_metric(metric) else judges  # there is nothing to judge where rankings are asked for
+        scores = [
+            *cell_scores(answers, gold, metric, path, further),
+            *judged_scores(answers, gold, cell, judged, with_f1="f1" not in further),
+        ]
+        for question_id, name, value in scores:
             rows.append({**identity, "question_id": question_id, "metric": name, "value": value})
     write_table("scores", rows, cell / "scores.parquet")
     return questions
@@ -139,7 +174,9 @@ def main() -> None:
         for seed in profile.seeds:
             identity = {"system": arguments.system, "task": arguments.task, "context": context, "seed": seed}
             cell = paths.cell(arguments.system, arguments.task, context, seed)
-            questions = score_cell(cell, paths.prepared(arguments.task, context), task.metric, identity, task.metrics)
+            questions = score_cell(
+                cell, paths.prepared(arguments.task, context), task.metric, identity, task.metrics, profile.judges
+            )
             print(f"{cell / 'scores.parquet'}: {questions} questions")
 
 

@@ -1,0 +1,173 @@
+"""Judging against a real server on loopback: points, failures apart, replies kept, and what reaches the scores."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.endpoint import Endpoint, EndpointSpec
+from configs.errors import UserError
+from configs.records import Answer, Question
+from configs.tables import read_table, write_json, write_predictions, write_table
+from tasks import judge, score
+
+
+class Judge:
+    """A server that replies to each prompt with ``decide(prompt)``: a text, or a status and a message."""
+
+    def __init__(self) -> None:
+        self.decide: Callable[[str], Any] = lambda prompt: "5"
+        self.bodies: list[dict] = []
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                owner.bodies.append(body)
+                said = owner.decide(body["messages"][0]["content"])
+                status, content = 200, {
+                    "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
+                    "usage": {"prompt_tokens": 1, "completion_tokens": 1},
+                }
+                if isinstance(said, tuple):
+                    status, content = said[0], {"error": {"message": said[1]}}
+                data = json.dumps(content).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.listener.server_port}/v1"
+        threading.Thread(target=self.listener.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Judge]:
+    made = Judge()
+    yield made
+    made.listener.shutdown()
+    made.listener.server_close()
+
+
+SAID = {"q0": "12345", "q1": "54321", "q2": "", "q3": "the sky", "q4": "7"}
+
+
+@pytest.fixture
+def cell(tmp_path: Path) -> tuple[Path, Path]:
+    """A cell with five answers, and its prepared task."""
+    place, prepared = tmp_path / "cell", tmp_path / "prepared"
+    questions = [Question(name, f"How high is {name}?", "The answer is", 8).__dict__ for name in SAID]
+    gold = [
+        {"question_id": name, "answers": ["12345"], "gold_doc_ids": [1], "rejected": ["54321"], "group": None} for name in SAID
+    ]
+    write_table("questions", questions, prepared / "questions.parquet")
+    write_table("gold", gold, prepared / "gold.parquet")
+    write_json({"status": "ok"}, place / "run.json")
+    write_predictions([Answer(name, text) for name, text in SAID.items()], place / "predictions.jsonl")
+    return place, prepared
+
+
+def endpoint(server: Judge, kept: Path, model: str = "m") -> Endpoint:
+    return Endpoint(EndpointSpec(server.url, model, retries=0, parallel=2, timeout_s=5), kept)
+
+
+def asked(prompt: str) -> str:
+    return re.search(r"How high is (q\d)", prompt)[1]
+
+
+def rows(place: Path) -> dict[tuple[str, str], dict]:
+    return {(row["judge"], row["question_id"]): row for row in judge.read_judgments(place / "judgments.jsonl")}
+
+
+def test_failed_judgments_are_null_and_counted_apart(server, cell, tmp_path) -> None:
+    place, prepared = cell
+    replies = {"q0": "5", "q1": "1", "q2": "0", "q3": "I would say four", "q4": (500, "broken")}
+    server.decide = lambda prompt: replies[asked(prompt)]
+    counts = judge.judge_cell(place, prepared, "contains", {"a": endpoint(server, tmp_path / "kept")})
+    assert counts == {("a", "ok"): 3, ("a", "unreadable"): 1, ("a", "no_reply"): 1}
+    found = rows(place)
+    assert [found["a", name]["value"] for name in SAID] == [5, 1, 0, None, None]
+    assert found["a", "q3"]["raw"] == "I would say four" and found["a", "q4"]["raw"] is None
+    assert len({row["prompt_sha"] for row in found.values()}) == 5
+    assert all(body["temperature"] == 0 for body in server.bodies)
+
+
+def test_judging_again_asks_only_what_failed(server, cell, tmp_path) -> None:
+    place, prepared = cell
+    server.decide = lambda prompt: (500, "broken") if asked(prompt) == "q4" else "3"
+    judges = {"a": endpoint(server, tmp_path / "kept")}
+    judge.judge_cell(place, prepared, "contains", judges)
+    server.bodies.clear()
+    server.decide = lambda prompt: "2"
+    judge.judge_cell(place, prepared, "contains", judges)
+    assert [asked(body["messages"][0]["content"]) for body in server.bodies] == ["q4"]
+    assert [rows(place)["a", name]["value"] for name in SAID] == [3, 3, 3, 3, 2]
+
+
+def test_a_judge_that_replies_to_nothing_stops_with_its_reason(server, cell, tmp_path) -> None:
+    place, prepared = cell
+    server.decide = lambda prompt: (401, "who are you")
+    with pytest.raises(UserError, match=r"judges.yaml: a: no reply to any of 5 questions.*who are you"):
+        judge.judge_cell(place, prepared, "contains", {"a": endpoint(server, tmp_path / "kept")})
+    assert not (place / "judgments.jsonl").exists()
+
+
+def test_scores_hold_both_judges_and_f1(server, cell, tmp_path) -> None:
+    place, prepared = cell
+    server.decide = lambda prompt: "4" if asked(prompt) != "q3" else "?"
+    judges = {name: endpoint(server, tmp_path / name, name) for name in ("a", "b")}
+    judge.judge_cell(place, prepared, "contains", judges)
+    identity = {"system": "s", "task": "t", "context": "16K", "seed": 0}
+    score.score_cell(place, prepared, "contains", identity, judges=["a", "b"])
+    values = {(row["metric"], row["question_id"]): row["value"] for row in read_table("scores", place / "scores.parquet")}
+    assert [values["judge", name] for name in SAID] == [4, 4, 4, None, 4]
+    assert [values["judge/b", name] for name in SAID] == [4, 4, 4, None, 4]
+    assert values["f1", "q0"] == 1 and values["f1", "q3"] == 0 and values["accuracy", "q0"] == 1
+    with pytest.raises(UserError, match="no judgment of 'c' on 'q0'"):
+        score.score_cell(place, prepared, "contains", identity, judges=["c"])
+
+
+def test_a_cell_that_failed_has_no_judgments(server, cell, tmp_path) -> None:
+    place, prepared = cell
+    write_json({"status": "out_of_memory"}, place / "run.json")
+    assert not judge.judge_cell(place, prepared, "contains", {"a": endpoint(server, tmp_path / "kept")})
+    assert rows(place) == {} and not server.bodies
+
+
+@pytest.mark.parametrize(
+    ("reply", "value"),
+    [("5", 5), (" 0\n", 0), ("**4**", 4), ("3.", 3), ("<think>5? no</think>\n2", 2), ("6", None), ("", None), ("45", None),
+     ("4/5", None), ("Score: 4", None), ("-1", None), ("4.5", None), ("<think>3", None)],
+)  # fmt: skip
+def test_one_digit_counts_and_nothing_else(reply, value) -> None:
+    assert judge.points(reply) == value
+
+
+def test_the_prompt_has_everything_that_a_judge_needs() -> None:
+    question = Question("q", "How high?", "The answer is", 8)
+    gold = {"answers": ["1", "2"], "rejected": ["3"]}
+    text = judge.prompt(question, gold, Answer("q", " 1 and 2"), "coverage")
+    assert "How high?" in text and "All of: 1; 2" in text and "Wrong: 3" in text and "The answer is  1 and 2" in text
+    assert "Any one of: 1; 2" in judge.prompt(question, gold, Answer("q", "1"), "contains")
+    assert "(no answer)" in judge.prompt(question, gold, Answer("q", " "), "contains")
+    assert judge.NO_ANSWER in judge.prompt(question, {"answers": [], "rejected": []}, Answer("q", "1"), "contains")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", '{"value": 9, "judge": "a", "question_id": "q"}', '{"value": 3}', "[1]", '{"judge": "a"}']
+)
+def test_a_broken_judgments_file_names_itself(tmp_path, content) -> None:
+    (tmp_path / "judgments.jsonl").write_text(content + "\n")
+    with pytest.raises(UserError, match="judgments.jsonl: not a judgments file"):
+        list(judge.read_judgments(tmp_path / "judgments.jsonl"))
