@@ -64,6 +64,7 @@ class System(ABC):
     """An opened system. It answers any question as it would with an index rebuilt for ``view.documents(question)``."""
 
     max_context_tokens: int | None = None  # above it a cell is `unsupported_context` without a try
+    reads_everything: bool = False  # its prompts hold the text of the whole memory, which their audit looks for
 
     def check_context(self, context_tokens: int) -> None:
         """Raise `unsupported_context` where the system states a limit below a context."""

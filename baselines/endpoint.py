@@ -55,9 +55,9 @@ class ServedReader(Served):
         replies = self._ask(self.endpoint.chat, prompts, max_new_tokens)
         return [
             Generation(
-                reply.text, reply.input_tokens, reply.output_tokens, reply.total_s, reply.total_s, reply.truncated
+                reply.text, reply.input_tokens, reply.output_tokens, reply.total_s, reply.total_s, reply.truncated, prompt
             )
-            for reply in replies
+            for reply, prompt in zip(replies, prompts, strict=True)
         ]
 
     def prompt_tokens(self, documents: list[Document], question: Question) -> int:

@@ -25,6 +25,8 @@ class Params:
 class LongContext(System):
     """Questions of one overlay see one context, which is read once for all of them."""
 
+    reads_everything = True
+
     def __init__(self, params: Params, resources: Resources) -> None:
         self.params = params
         self.reader = open_reader(resources.model, resources.threads)

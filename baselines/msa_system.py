@@ -169,6 +169,8 @@ def _answer(trace: Trace) -> Answer:
         stage_s=trace.stage_s,
         truncated=trace.truncated,
         status=trace.status,
+        left_out_doc_ids=list(dict.fromkeys(trace.left_out)),
+        prompt=trace.prompt,
     )
 
 

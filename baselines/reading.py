@@ -106,6 +106,7 @@ def read_answer(question: Question, chosen: Selection, generation: Generation) -
         first_token_s=before_s + generation.first_token_s,
         total_s=before_s + generation.total_s,
         truncated=generation.truncated,
+        prompt=generation.prompt,
         stage_s={
             **chosen.stage_s,
             "read": generation.first_token_s,

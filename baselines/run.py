@@ -2,7 +2,7 @@
 
     python -m baselines.run --profile tiny --system rag_bm25 --task scaling_facts
 
-A cell is predictions.jsonl and run.json (results/README.md). A cell whose inputs did not change is left as it stands,
+A cell is predictions.jsonl, prompts.jsonl and run.json (results/README.md). A cell whose inputs did not change is left as it stands,
 so an interrupted run goes on where it stopped. A cell that the system kills for memory becomes `out_of_memory`.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from baselines.audit import audit, outcome, write_audit
 from baselines.base import CellStatus, System
 from baselines.planner import REFUSED, refuse_cell
 from baselines.race import BATCH, Cell, Race, spread
@@ -87,7 +88,7 @@ def is_done(race: Race, cell: Cell) -> bool:
 
 def clear(cell: Cell) -> None:
     """Drop what an earlier run left, record first, so that no record ever stands beside another run's answers."""
-    for pattern in ("run.json", "predictions.jsonl", "judgments.jsonl", "scores.parquet", ".*.tmp"):
+    for pattern in ("run.json", "predictions.jsonl", "prompts.jsonl", "judgments.jsonl", "scores.parquet", ".*.tmp"):
         for path in cell.directory.glob(pattern):
             path.unlink()
 
@@ -102,7 +103,7 @@ def expected_failure(error: Exception) -> CellStatus:
 
 
 def answer_cell(race: Race, cell: Cell, system: System, corpus: Sequence[Document], gold: dict[str, list[int]]) -> None:
-    """Answer one cell and write its two files, the record last."""
+    """Answer one cell and write its files, the record last."""
     from configs.tables import write_predictions
 
     system.check_context(race.context_tokens(cell))
@@ -120,6 +121,10 @@ def answer_cell(race: Race, cell: Cell, system: System, corpus: Sequence[Documen
         "index_bytes": index_bytes(race, system, view),
         "usage": system.take_usage(),
     }
+    audited = audit(system, questions, answers, view)
+    numbers["left_out"] = sum(bool(answer.left_out_doc_ids) for answer in answers)
+    numbers["audit"] = outcome(audited)
+    write_audit(audited, cell.directory / "prompts.jsonl")
     write_predictions(answers, cell.directory / "predictions.jsonl")
     write_record(race, cell, "ok", "", **numbers)
 
@@ -172,7 +177,8 @@ def write_record(race: Race, cell: Cell, status: str, reason: str, **numbers: An
     from baselines.provenance import hardware, peak_device_bytes, peak_host_bytes, versions
     from configs.tables import write_json
 
-    measured = dict.fromkeys(("n", "failures", "truncated", "ingest_s", "wall_s", "index_bytes", "usage"))
+    names = ("n", "failures", "truncated", "left_out", "audit", "ingest_s", "wall_s", "index_bytes", "usage")
+    measured = dict.fromkeys(names)
     record = {
         "profile": race.experiment.name,
         "system": race.system,

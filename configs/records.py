@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+Prompt = list[int] | str | None  # token ids where the model is ours, the message where it is served, None where not recorded
+
 
 @dataclass(frozen=True)
 class Document:
@@ -40,7 +42,8 @@ class Answer:
 
     ``status`` is "ok" or an expected failure of this one question ("truncated_prompt", "malformed_retrieval", ...).
     ``routed_doc_ids`` maps a routing stage (a layer, "bm25", "dense") to ranked ids; ``stage_s`` maps a stage
-    ("route", "fetch", "decode", ...) to seconds of this question's share of its batch.
+    ("route", "fetch", "decode", ...) to seconds of this question's share of its batch. ``left_out_doc_ids`` were chosen but
+    did not fit the prompt. ``prompt`` is what the answering model read; the driver audits a sample of them and keeps no other.
     """
 
     question_id: str
@@ -55,11 +58,13 @@ class Answer:
     stage_s: dict[str, float] = field(default_factory=dict)
     truncated: bool = False
     status: str = "ok"
+    left_out_doc_ids: list[int] = field(default_factory=list)
+    prompt: Prompt = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What a model wrote and what that cost; seconds are this text's share of its batch."""
+    """What a model wrote, from what it read, and what that cost; seconds are this text's share of its batch."""
 
     text: str
     input_tokens: int
@@ -67,6 +72,7 @@ class Generation:
     first_token_s: float
     total_s: float
     truncated: bool = False
+    prompt: Prompt = None
 
 
 @dataclass(frozen=True)

@@ -250,10 +250,12 @@ def read_json(path: Path | str) -> Any:
 
 
 def write_predictions(answers: Iterable[Answer], path: Path | str) -> None:
-    """Write predictions.jsonl, whole or not at all."""
+    """Write predictions.jsonl, whole or not at all, without the prompts."""
     with whole_file(path) as temporary, open(temporary, "w") as lines:
         for answer in answers:
-            lines.write(json.dumps(asdict(answer)) + "\n")
+            row = asdict(answer)
+            row.pop("prompt")  # a sample of them is kept apart (baselines.audit)
+            lines.write(json.dumps(row) + "\n")
 
 
 def read_predictions(path: Path | str) -> list[Answer]:

@@ -38,7 +38,11 @@ class Limits:
 
 @dataclass
 class Trace:
-    """One question on its way to an answer. ``routed`` maps "layer{i}" (and "round{r}/layer{i}") to ranked ids."""
+    """One question on its way to an answer.
+
+    ``routed`` maps "layer{i}" (and "round{r}/layer{i}") to ranked ids. ``left_out`` were cited, but their text was not
+    fetched for want of room (``max_fetched_tokens``). ``prompt`` is what was read before the answer, memory aside.
+    """
 
     question: Question
     row: Row
@@ -52,6 +56,8 @@ class Trace:
     status: str = "ok"
     retrieving: bool = True
     truncated: bool = False
+    left_out: list[int] = field(default_factory=list)
+    prompt: list[int] = field(default_factory=list)
     first_token_s: float = 0.0
     stage_s: dict[str, float] = field(default_factory=dict)
 
@@ -156,7 +162,9 @@ class Interleave:
                 documents.append(document)
                 trace.cited.append(doc_id)
                 trace.fetched_tokens += document.num_tokens
-            elif document is None and doc_id not in trace.cited:
+            elif document is not None:
+                trace.left_out.append(doc_id)
+            elif doc_id not in trace.cited:
                 trace.status = "unknown_id"
         if not cited:
             trace.status = "malformed_ids"
@@ -180,6 +188,7 @@ class Interleave:
             row = Row().add([prompter.end_of_retrieve])
             requests.append(prompter.add_answer_request(row, trace.question.text, trace.question.answer_prefix).ids)
             trace.input_tokens += len(requests[-1])
+            trace.prompt = trace.row.ids + requests[-1]
         session.feed(requests)
         first = (perf_counter() - started) / batch
         tokens = session.greedy(prompter.im_end, [trace.question.max_new_tokens for trace in traces])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -47,8 +48,7 @@ class Reader:
         for batch in by_length([len(row.ids) for row in rows]):
             started = perf_counter()
             session = Session(self.model, [rows[number] for number in batch], self.prompter.pad, len(self.prompter.head))
-            lengths = [len(rows[number].ids) for number in batch]
-            found = self._decode(session, [limits[number] for number in batch], lengths, started)
+            found = self._decode(session, [limits[number] for number in batch], [rows[number].ids for number in batch], started)
             for number, generation in zip(batch, found, strict=True):
                 result[number] = generation
         return result
@@ -66,26 +66,22 @@ class Reader:
             session = shared.rows([0])
             row = self.prompter.add_reader_question(Row(), question.text, question.answer_prefix)
             session.feed([row.ids])
-            generation = self._decode(session, [question.max_new_tokens], [len(prefix.ids) + len(row.ids)], started)[0]
-            result.append(
-                Generation(
-                    generation.text, generation.input_tokens, generation.output_tokens,
-                    generation.first_token_s + share, generation.total_s + share, generation.truncated,
-                )
-            )
+            generation = self._decode(session, [question.max_new_tokens], [prefix.ids + row.ids], started)[0]
+            seconds = {"first_token_s": generation.first_token_s + share, "total_s": generation.total_s + share}
+            result.append(replace(generation, **seconds))
         return result
 
-    def _decode(self, session: Session, limits: list[int], lengths: list[int], started: float) -> list[Generation]:
+    def _decode(self, session: Session, limits: list[int], prompts: list[list[int]], started: float) -> list[Generation]:
         first = perf_counter() - started
         tokens = session.greedy(self.prompter.im_end, limits)
         share = len(limits)
         total = perf_counter() - started
         return [
             Generation(
-                self.prompter.tokenizer.decode(row), length, len(row), first / share, total / share,
-                truncated=len(row) >= limit,
+                self.prompter.tokenizer.decode(row), len(prompt), len(row), first / share, total / share,
+                truncated=len(row) >= limit, prompt=prompt,
             )
-            for row, length, limit in zip(tokens, lengths, limits, strict=True)
+            for row, prompt, limit in zip(tokens, prompts, limits, strict=True)
         ]
 
 

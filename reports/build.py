@@ -109,6 +109,7 @@ def render(
         status_letters={**cells.LETTERS, "ok": "✓"},
         short={status: word for status, word in tables.SHORT.items() if status != NOT_MEASURED},
         failed=cells.failed(evidence),
+        prompts=cells.prompts(evidence),
         machine=provenance.machine(evidence),
         by_heads=scaling_by_heads(evidence, reference["roles"]["ours"]),
     )

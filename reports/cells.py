@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -47,6 +48,28 @@ def failed(evidence: Evidence) -> list[tuple[str, int, list[str]]]:
     return [(status, len(systems), list(dict.fromkeys(systems))) for status, systems in found.items()]
 
 
+def _problems(run: dict[str, Any]) -> int | None:
+    """How many problems the audit of a cell's prompts met; None where there was none."""
+    audit = run.get("audit")
+    return None if audit is None else sum(audit["problems"].values())
+
+
+def prompts(evidence: Evidence) -> list[str]:
+    """What the audits of all cells say, and how many answers were cut at their budget or read less than was chosen."""
+    runs = [run for found in evidence.runs.values() for run in found]
+    audits = [run["audit"] for run in runs if run.get("audit")]
+    if not audits:
+        return []
+    met: Counter[str] = Counter()
+    for audit in audits:
+        met.update(audit["problems"])
+    lines = [f"{sum(audit['checked'] for audit in audits)} prompts checked, {sum(met.values())} problems"]
+    lines += [f"{count} {problem}" for problem, count in met.most_common()]
+    for key, words in (("truncated", "answers cut at their budget"), ("left_out", "questions with chosen documents left out")):
+        lines.append(f"{sum(run.get(key) or 0 for run in runs)} {words}")
+    return lines
+
+
 def frame(evidence: Evidence) -> pd.DataFrame:
     """Status, reason and counts of every cell (CSV; the page draws it as a grid)."""
     rows = []
@@ -61,6 +84,8 @@ def frame(evidence: Evidence) -> pd.DataFrame:
                 runs[0].get("n"),
                 runs[0].get("failures"),
                 runs[0].get("truncated"),
+                runs[0].get("left_out"),
+                _problems(runs[0]),
                 runs[0].get("wall_s"),
                 " ".join(map(str, (runs[0].get("chunking") or {}).values())),
             )
@@ -77,6 +102,8 @@ def frame(evidence: Evidence) -> pd.DataFrame:
             "answered",
             "failures",
             "truncated",
+            "left_out",
+            "prompt_problems",
             "wall_s",
             "chunking",
         ],

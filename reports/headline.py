@@ -117,4 +117,7 @@ def text(
     if failed:
         lines += ["", "Cells without a score"]
         lines += [f"  {count:>4} {status.replace('_', ' ')}: {', '.join(systems)}" for status, count, systems in failed]
+    prompts = cells.prompts(evidence)
+    if prompts:
+        lines += ["", f"What models read: {'; '.join(prompts)}"]
     return "\n".join([*lines, "", f"Report: {page}"])

@@ -31,6 +31,7 @@ class FakeGeneration:
     first_token_s: float = 0.25
     total_s: float = 0.5
     truncated: bool = False
+    prompt: str | None = None
 
 
 class FakeReader:

@@ -169,5 +169,5 @@ def test_the_prompt_has_everything_that_a_judge_needs() -> None:
 )
 def test_a_broken_judgments_file_names_itself(tmp_path, content) -> None:
     (tmp_path / "judgments.jsonl").write_text(content + "\n")
-    with pytest.raises(UserError, match="judgments.jsonl: not a judgments file"):
+    with pytest.raises(UserError, match=r"judgments\.jsonl: not a judgments file"):
         list(judge.read_judgments(tmp_path / "judgments.jsonl"))
