@@ -44,8 +44,8 @@ def contexts():
 
 
 def data(params):
-    """What the profile's data directory holds now, for what is made of question-answering sets."""
-    return sorted(map(str, Path(E.profile.data).glob("*/*"))) if E.profile.data and {"set", "sets"} & set(params) else []
+    """What the profile's data directory holds now, for what is made of question-answering sets and novels."""
+    return sorted(map(str, Path(E.profile.data).glob("*/*"))) if E.profile.data and {"set", "sets", "novels"} & set(params) else []
 
 
 def asked(task):

@@ -136,16 +136,17 @@ def _cells(
     texts = [f"{template} {prompts.question(ask.text)} {ask.text} {wording.ANSWER_PREFIX}" for _, ask, _ in asked]
     reserved = max(count_tokens(request.tokenizer, texts)) + spec.max_new_tokens + grown
     unanswerable = sum(not ask.answers for _, ask, _ in asked) / len(asked)
-    floor = (unanswerable, "always abstaining") if unanswerable else (0.0, "guessing a number")
+    guess = "always abstaining" if unanswerable else "guessing a number"
     for context in request.contexts:
-        cell = Cell(context, base_documents(request, context, reserved, least=leading), *floor, overlays=overlays)
+        base = base_documents(request, context, reserved, least=leading)
+        cell = Cell(context, base, floor=unanswerable, floor_of=guess, overlays=overlays)
         for number, (replicate, ask, fact) in enumerate(asked):
             question_id = f"{request.name}-{number:04d}"
             cell.questions.append(
                 Question(question_id, ask.text, wording.ANSWER_PREFIX, spec.max_new_tokens, f"edits{replicate}")
             )
             doc_ids = [fact.document.doc_id] if ask.answers else []
-            cell.gold.append(Gold(question_id, ask.answers, doc_ids, ask.rejected))
+            cell.gold.append(Gold(question_id, ask.answers, doc_ids, rejected=ask.rejected))
         yield cell
 
 

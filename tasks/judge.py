@@ -114,7 +114,10 @@ def judge_answers(endpoint: Endpoint, judge: str, prompts: dict[str, str]) -> li
 
 
 def judge_cell(cell: Path, prepared: Path, metric: str, endpoints: dict[str, Endpoint]) -> Counter[tuple[str, str]]:
-    """Write the judgments of one cell; counts by (judge, status). A cell whose run did not end well has none, nor one whose rankings are scored."""
+    """Write the judgments of one cell; counts by (judge, status).
+
+    A cell whose run did not end well has none, nor one whose rankings are scored.
+    """
     rows: list[dict[str, Any]] = []
     if read_json(cell / "run.json").get("status") == "ok" and not retrieval_metric(metric):
         questions = {question.question_id: question for question in read_questions(prepared / "questions.parquet")}

@@ -271,14 +271,14 @@ def prepare_heads(
         (turn, head) for turn in range(max(len(head.asks) for head in heads)) for head in heads if turn < len(head.asks)
     ]
     for context in request.contexts:
-        cell = Cell(context, base_documents(request, context, reserved), *floor)
+        cell = Cell(context, base_documents(request, context, reserved), floor=floor[0], floor_of=floor[1])
         for number, (turn, head) in enumerate(order):
             ask = head.asks[turn]
             question_id = f"{request.name}-{number:04d}"
             cell.questions.append(Question(question_id, ask.text, prefix, spec.max_new_tokens, head.overlay_id))
             doc_ids = [head.documents[index].doc_id for index in ask.documents]
             group = f"{head.overlay_id}/{ask.group}" if ask.group else None
-            cell.gold.append(Gold(question_id, ask.answers, doc_ids, ask.rejected, group))
+            cell.gold.append(Gold(question_id, ask.answers, doc_ids, rejected=ask.rejected, group=group))
         cell.overlays = {head.overlay_id: _shuffled(head) for head in heads}
         yield cell
 
