@@ -2,8 +2,8 @@
 
 The memory is whole novels, one after the other, cut at sentences. A question quotes a sentence of the smallest context with
 one name left out; the document that holds the sentence is gold. Texts come from the profile's data directory: plain text
-files in a folder of it (``novels``), and the Project Gutenberg books among the stories of NarrativeQA. (Questions that people asked about
-those stories are the task ``qa_narrativeqa``.)
+files in a folder of it (``novels``), and the Project Gutenberg books among the stories of NarrativeQA. (Questions that
+people asked about those stories are the task ``qa_narrativeqa``.)
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def read_novels(data: Path | None, folder: str, where: str) -> dict[str, str]:
     """
     if data is None:
         raise UnavailableData(
-            f"{where}: the profile names no data directory; set its key 'data', then {FETCH.format(novels='DATA/novels')}"
+            f"{where}: the profile names no data directory; set its key 'data', then {FETCH.format(novels=f'DATA/{folder}')}"
         )
     novels = {
         path.stem: clean(path.read_text(encoding="utf-8", errors="replace"))
@@ -92,7 +92,7 @@ def read_novels(data: Path | None, folder: str, where: str) -> dict[str, str]:
     novels = {name: text for name, text in novels.items() if text}
     if not novels:
         raise UnavailableData(
-            f"neither {data / 'novels'}/*.txt nor {data / STORIES} is there; fetch a novel: {FETCH.format(novels=data / 'novels')}"
+            f"neither {data / folder}/*.txt nor {data / STORIES} is there; fetch a novel: {FETCH.format(novels=data / folder)}"
         )
     return novels
 
