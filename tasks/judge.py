@@ -174,6 +174,8 @@ def main() -> None:
             counts = judge_cell(cell, paths.prepared(arguments.task, context), metric, endpoints)
             found = ", ".join(f"{judge}: {count} {status}" for (judge, status), count in counts.items())
             print(f"{cell / 'judgments.jsonl'}: {found or 'nothing to judge'}")
+    for judge, endpoint in endpoints.items():
+        print(f"{judge}: " + ", ".join(f"{key} {value}" for key, value in endpoint.take_usage().items()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from configs.endpoint import Endpoint, EndpointSpec
 from configs.errors import UserError
+from configs.load import DIRECTORY, load
+from configs.paths import Paths
 from configs.records import Answer, Question
 from configs.tables import read_table, write_json, write_predictions, write_table
 from tasks import judge, score
@@ -171,3 +176,55 @@ def test_a_broken_judgments_file_names_itself(tmp_path, content) -> None:
     (tmp_path / "judgments.jsonl").write_text(content + "\n")
     with pytest.raises(UserError, match=r"judgments\.jsonl: not a judgments file"):
         list(judge.read_judgments(tmp_path / "judgments.jsonl"))
+
+
+@pytest.fixture
+def commands(server, cell, tmp_path, monkeypatch):
+    """Runs a command's main on a profile with one judge; the cell is its cell."""
+    configs, results = tmp_path / "configs", tmp_path / "results"
+    shutil.copytree(DIRECTORY, configs, ignore=shutil.ignore_patterns("__pycache__", "*.py"))
+    entries = {"own": {"base_url": server.url, "model": "m", "retries": 0, "input_usd": 1.0}}
+    (configs / "judges.yaml").write_text(yaml.safe_dump(entries))
+    profile = yaml.safe_load((configs / "profiles" / "scenarios_judged.yaml").read_text())
+    profile |= {"judges": ["own"], "tasks": {"edit_dated": 5}, "systems": ["oracle"], "latency": {"task": "edit_dated", "questions": 1}}
+    (configs / "profiles" / "judged.yaml").write_text(yaml.safe_dump(profile))
+    paths = Paths.of("judged", results)
+    shutil.copytree(cell[0], paths.cell("oracle", "edit_dated", "16K", 0))
+    shutil.copytree(cell[1], paths.prepared("edit_dated", "16K"))
+
+    def run(module, **changes: Any) -> Path:
+        (configs / "profiles" / "judged.yaml").write_text(yaml.safe_dump(profile | changes))
+        places = ["--profile", "judged", "--configs", str(configs), "--results", str(results)]
+        monkeypatch.setattr(sys, "argv", ["command", *places, "--system", "oracle", "--task", "edit_dated"])
+        module.main()
+        return paths.cell("oracle", "edit_dated", "16K", 0)
+
+    return run
+
+
+def test_the_commands_judge_and_score_a_profile(commands, server, capsys) -> None:
+    server.decide = lambda prompt: "4"
+    place = commands(judge)
+    assert [row["value"] for row in rows(place).values()] == [4] * 5
+    assert "own: 5 ok" in capsys.readouterr().out
+    commands(score)
+    found = [row for row in read_table("scores", place / "scores.parquet") if row["metric"] == "judge"]
+    assert [row["value"] for row in found] == [4.0] * 5
+    commands(judge)
+    assert "requests 0, kept 5" in capsys.readouterr().out and len(server.bodies) == 5
+
+
+def test_judges_are_checked_with_the_profile(commands, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"judged\.yaml: key 'judges' is missing"):
+        commands(judge, judges=[])
+    for judges, message in ((["owm"], "unknown name 'owm'; did you mean 'own'"), (["own", "own"], "named twice")):
+        with pytest.raises(UserError, match=message):
+            commands(judge, judges=judges)
+    entries = {"own": {"base_url": "nowhere", "model": "m"}}
+    (tmp_path / "configs" / "judges.yaml").write_text(yaml.safe_dump(entries))
+    with pytest.raises(UserError, match=r"judges\.yaml: own: base_url 'nowhere': name a server"):
+        commands(judge)
+
+
+def test_the_shipped_judges_are_well_formed() -> None:
+    assert list(load("scenarios_judged").judges) == ["gemini_flash", "qwen3_local"]
