@@ -38,8 +38,11 @@ def audit(
 ) -> list[dict[str, Any]]:
     """One row for each sampled question: its prompt as text, its sizes, and what is wrong with it."""
     model = getattr(system, "reader", system)
+    places = sorted({index * len(questions) // SAMPLE for index in range(SAMPLE)}) if questions else []
+    wanted = {doc_id for place in places for doc_id in answers[place].cited_doc_ids}
+    base = {document.doc_id: document for document in view.base if document.doc_id in wanted} if wanted else {}
     rows = []
-    for place in sorted({index * len(questions) // SAMPLE for index in range(SAMPLE)}) if questions else []:
+    for place in places:
         question, answer = questions[place], answers[place]
         row = {
             "question_id": question.question_id,
@@ -55,7 +58,7 @@ def audit(
         }
         if isinstance(answer.prompt, list) and hasattr(model, "prompter"):
             row |= _shown(answer.prompt, model)
-        documents = _read(system, question, answer, view)
+        documents = _read(system, question, answer, view, base)
         row["problems"] = list(problems(question, answer, documents, model))
         rows.append(row)
     return rows
@@ -71,13 +74,15 @@ def _shown(ids: list[int], model: Any) -> dict[str, Any]:
     }
 
 
-def _read(system: System, question: Question, answer: Answer, view: CorpusView) -> list[Document]:
+def _read(
+    system: System, question: Question, answer: Answer, view: CorpusView, base: dict[int, Document]
+) -> list[Document]:
     """The documents whose text the answer was read from; some of them, spread evenly, where that is the whole memory."""
-    wanted = set(answer.cited_doc_ids)
-    if not (wanted or system.reads_everything):
-        return []
-    found = [document for document in view.documents(question) if system.reads_everything or document.doc_id in wanted]
-    return found[:: -(-len(found) // MOST_DOCUMENTS)] if found else []
+    if system.reads_everything:
+        found = list(view.documents(question))
+        return found[:: max(1, -(-len(found) // MOST_DOCUMENTS))]
+    seen = base | {document.doc_id: document for document in view.overlay(question).added}
+    return [seen[doc_id] for doc_id in answer.cited_doc_ids if doc_id in seen]
 
 
 def problems(question: Question, answer: Answer, documents: Sequence[Document], model: Any) -> Iterator[str]:
