@@ -24,7 +24,6 @@ import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -32,10 +31,11 @@ import numpy as np
 from baselines.base import Resources, read_params
 from baselines.dense import load_embeddings
 from baselines.extraction import Fact, ModelExtractor, RuleExtractor, Triple, clean, normalised, read_reply
-from baselines.models import open_embedder, take_usage
+from baselines.models import Reader, open_embedder, open_reader, take_usage
 from baselines.passage_graph import Columns, Mined, PassageGraph, Synonyms, SynonymSpec, mined, ranking, spread
 from baselines.phrases import KINDS, Phrases, open_encoder
-from baselines.reading import RagParams, ReadingSystem, Selection, selection
+from baselines.reading import RagParams, ReadingSystem, Timer
+from baselines.retrieval import Ranked, RetrievalSystem, Retriever
 from configs.errors import UserError
 from configs.load import SystemSpec
 from configs.records import CorpusView, Document, Overlay, Question
@@ -58,10 +58,9 @@ Reply: """
 
 
 @dataclass(frozen=True)
-class Params(RagParams):
-    """The published numbers."""
+class Search:
+    """The published numbers of retrieval."""
 
-    routed_k: int = 200
     extractor: str = "model"
     fact_filter: str = "model"
     phrases: str = "model"
@@ -75,7 +74,6 @@ class Params(RagParams):
     synonym_min_characters: int = 2
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name, value, known in (
             ("extractor", self.extractor, EXTRACTORS),
             ("fact_filter", self.fact_filter, FILTERS),
@@ -87,6 +85,22 @@ class Params(RagParams):
             raise UserError("facts_k, entities_k and synonym_cap must be 1 or more, synonym_neighbours 2 or more")
         if not 0 <= self.damping < 1 or self.passage_weight <= 0:
             raise UserError(f"damping {self.damping} and passage_weight {self.passage_weight}: set 0 <= damping < 1 and passage_weight > 0")
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a model writes triples or keeps facts."""
+        return "model" in (self.extractor, self.fact_filter)
+
+
+@dataclass(frozen=True)
+class Params(Search, RagParams):
+    """How to search and what to read: 200 are retrieved, as published."""
+
+    routed_k: int = 200
+
+    def __post_init__(self) -> None:
+        Search.__post_init__(self)
+        RagParams.__post_init__(self)
 
 
 @dataclass
@@ -107,33 +121,37 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Ranked:
+class Found:
     """Places of a corpus's passages, best first, and the facts that seeded the graph (none: the ranking is dense)."""
 
     places: np.ndarray
     facts: list[Triple]
 
 
-class HippoRAG(ReadingSystem):
-    """Mines each document once; a view's base is joined when it is ingested, an overlay's graph when first asked."""
+class HippoRAG(Retriever):
+    """Mines each document once; a view's base is joined when it is ingested, an overlay's graph when first asked.
 
-    def __init__(self, params: Params, resources: Resources) -> None:
-        super().__init__(resources)
+    Args:
+        reader: writes triples and keeps facts, where a model does either.
+    """
+
+    stage = "hipporag"
+
+    def __init__(self, params: Search, resources: Resources, reader: Reader | None) -> None:
         if resources.index is None:
-            raise UserError("systems.yaml: a system of kind 'hipporag' needs an index of kind 'dense'; add `index:` to its entry")
-        self.params = params
+            raise UserError("systems.yaml: HippoRAG 2 needs an index of kind 'dense'; add `index:` to the system's entry")
+        self.params, self.reader = params, reader
         self._embedder = open_embedder(resources.index_model, resources.threads)
         tensors = load_embeddings(resources.index)
         self._embeddings, self._doc_ids = tensors["embeddings"], tensors["doc_ids"]
         cache = resources.model / "extraction.jsonl" if resources.model else None
-        self.extractor = RuleExtractor() if params.extractor == "rules" else ModelExtractor(self.reader, cache)
+        self.extractor = RuleExtractor() if params.extractor == "rules" else ModelExtractor(reader, cache)
         self.encoder = open_encoder(params.phrases, self._embedder, "systems.yaml: params of kind 'hipporag'")
         self._entities, self._statements = Phrases(self.encoder), Phrases(self.encoder)
         self._facts: dict[Fact, int] = {}  # numbers, in the order in which facts were first met
         self._listed: list[Fact] = []  # by number
         self._mined: dict[str, Mined] = {}
         self._overlay_embeddings: dict[Document, np.ndarray] = {}
-        self._view: CorpusView | None = None
 
     def ingest(self, view: CorpusView) -> None:
         """Mine the base and every overlay, join the base's records and find its synonyms."""
@@ -156,51 +174,48 @@ class HippoRAG(ReadingSystem):
             np.unique(self._columns.entity), self._entities.vectors, self._eligible, spec, spare
         )
         self._graphs: dict[str, Corpus] = {}
-        self._view = view
+        self._base_bytes = self._corpus(Overlay("", ()), view).graph.num_bytes
 
-    def memory_bytes(self, view: CorpusView) -> int:
+    def memory_bytes(self) -> int:
         """Bytes of the base's edges and of the vectors of all phrases met so far."""
-        vectors = self._entities.vectors.nbytes + self._statements.vectors.nbytes
-        return vectors + self._corpus(Overlay("", ()), view).graph.num_bytes
-
-    def select(self, questions: list[Question], view: CorpusView) -> list[Selection]:
-        """Rank the passages of each question's corpus."""
-        if view is not self._view:
-            self.ingest(view)
-        self._embed([document for question in questions for document in view.overlay(question).added])
-        corpora = [self._corpus(view.overlay(question), view) for question in questions]
-        started = perf_counter()  # graphs of overlays stand for an index's, so making them is no question's latency
-        texts = [question.text for question in questions]
-        dense, facts = self._embedder.queries(texts), self.encoder.questions(texts)
-        selections = []
-        for question, corpus, *vectors in zip(questions, corpora, dense, facts, strict=True):
-            ranked = self.rank(question.text, *vectors, corpus)
-            documents = [corpus.document(int(place), view) for place in ranked.places[: self.params.routed_k]]
-            selections.append(selection(documents, "hipporag", self.params, {}))
-        share_s = (perf_counter() - started) / len(questions)
-        for item in selections:
-            item.stage_s["retrieve"] = share_s
-        return selections
+        return self._base_bytes + self._entities.vectors.nbytes + self._statements.vectors.nbytes
 
     def take_usage(self) -> dict[str, Any]:
-        """What served models cost, the embedder among them."""
-        return take_usage(reader=self.reader, embedder=self._embedder)
+        """What a served embedder cost."""
+        return take_usage(embedder=self._embedder)
 
-    def rank(self, question: str, dense: np.ndarray, query: np.ndarray, corpus: Corpus) -> Ranked:
+    def prepare(self, questions: Sequence[Question], view: CorpusView) -> None:
+        """Make the graphs of the questions' overlays."""
+        for question in questions:
+            self._corpus(view.overlay(question), view)
+
+    def rank(self, questions: list[Question], view: CorpusView, depth: int) -> Ranked:
+        """Rank the passages of each question's corpus."""
+        timer = Timer()
+        texts = [question.text for question in questions]
+        dense, facts = self._embedder.queries(texts), self.encoder.questions(texts)
+        ranked = []
+        for question, *vectors in zip(questions, dense, facts, strict=True):
+            corpus = self._corpus(view.overlay(question), view)
+            found = self.find(question.text, *vectors, corpus)
+            ranked.append([corpus.document(int(place), view) for place in found.places[:depth]])
+        return Ranked(ranked, {"retrieve": timer.elapsed_s})
+
+    def find(self, question: str, dense: np.ndarray, query: np.ndarray, corpus: Corpus) -> Found:
         """Rank a corpus for a question with its vectors in the passages' and in the facts' space."""
         graph, params = corpus.graph, self.params
         passages = spread(corpus.embeddings @ dense)
         candidates = self._candidates(graph, query)
         kept = self._filter(question, list(dict.fromkeys(triple for triple, _ in candidates)))
         if not kept:
-            return Ranked(ranking(passages), [])
+            return Found(ranking(passages), [])
         chosen_facts = [(triple, score) for triple, score in candidates if triple in kept]
         weights = seeds(chosen_facts, self._held(graph), params.entities_k)
         restart = np.zeros(len(graph.entities))
         for entity, weight in weights.items():
             restart[graph.place(self._entities.numbers([entity])[0])] = weight
         ranks = graph.pagerank(restart, passages * params.passage_weight, params.damping)
-        return Ranked(ranking(ranks), kept)
+        return Found(ranking(ranks), kept)
 
     def _candidates(self, graph: PassageGraph, query: np.ndarray) -> list[tuple[Triple, float]]:
         """The facts of the best statements with their normalised scores, best first."""
@@ -303,6 +318,21 @@ def chosen(wanted: Sequence[Triple], candidates: Sequence[Triple]) -> list[Tripl
     return [triple for triple in candidates if triple in kept]
 
 
-def make(spec: SystemSpec, resources: Resources) -> HippoRAG:
+def open_retriever(params: dict[str, Any], resources: Resources, where: str) -> HippoRAG:
+    """The retriever as a stage of another."""
+    search = read_params(Search, params, where)
+    return HippoRAG(search, resources, open_reader(resources.model, resources.threads) if search.needs_model else None)
+
+
+class HippoRAGSystem(RetrievalSystem):
+    """Retrieval and reading by one model."""
+
+    def __init__(self, params: Params, resources: Resources) -> None:
+        ReadingSystem.__init__(self, resources)  # opens the reader that the retriever shares
+        self.params, self.retriever = params, HippoRAG(params, resources, self.reader)
+        self._view: CorpusView | None = None
+
+
+def make(spec: SystemSpec, resources: Resources) -> HippoRAGSystem:
     """Open the index, the embedder and the reader."""
-    return HippoRAG(read_params(Params, spec.params, "systems.yaml: params of kind 'hipporag'"), resources)
+    return HippoRAGSystem(read_params(Params, spec.params, "systems.yaml: params of kind 'hipporag'"), resources)

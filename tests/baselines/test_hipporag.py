@@ -12,7 +12,7 @@ import pytest
 import baselines.hipporag as module
 from baselines.base import Resources, read_params
 from baselines.extraction import Fact, ModelExtractor, RuleExtractor, clean, read_reply, split_title
-from baselines.hipporag import HippoRAG, Params, chosen, seeds
+from baselines.hipporag import HippoRAG, HippoRAGSystem, Params, chosen, seeds
 from baselines.passage_graph import Columns, PassageGraph, Synonyms, SynonymSpec, mined, ranking, spread
 from configs.errors import UserError
 from configs.records import CorpusView, Document, Generation, Overlay, Question
@@ -153,17 +153,16 @@ def test_a_model_filters_facts_and_none_left_means_dense(tmp_path: Path) -> None
     documents = [Document(number, f"{NAMES[number]} met {NAMES[number + 1]} by the sea.", 9) for number in range(4)]
     open_dense(documents, tmp_path)
     model = Scripted('{"facts": [["ada rook", "met by the sea", "ben dale"]]}', "none of them")
-    system = HippoRAG(Params(extractor="rules", phrases="words"), Resources(None, tmp_path, None, 1, 0))
-    system.reader = model
+    retriever = HippoRAG(Params(extractor="rules", phrases="words"), Resources(None, tmp_path, None, 1, 0), model)
     view = CorpusView(documents, {})
     question = Question("q", "Who did Ben Dale meet after Ada Rook ?", "", 5)
-    first, second = (system.select([question], view)[0] for _ in range(2))
-    ranked = first.routed_doc_ids["hipporag"]
-    assert ranked[:2] == [0, 1]  # 1 holds ben dale, the other seed; 2 and 3 hold no seed
+    retriever.ingest(view)
+    first, second = ([d.doc_id for d in retriever.rank([question], view, 9).documents[0]] for _ in range(2))
+    assert first[:2] == [0, 1]  # 1 holds ben dale, the other seed; 2 and 3 hold no seed
     assert '["ada rook", "met by the sea", "ben dale"]' in model.asked[0]
     queries = FakeEmbedder(None, 1).queries([question.text])[0]
     scores = FakeEmbedder(None, 1).documents(documents) @ queries
-    assert second.routed_doc_ids["hipporag"] == np.argsort(-scores, kind="stable").tolist()
+    assert second == np.argsort(-scores, kind="stable").tolist()
     kept = chosen([("ada rook", "met by sea", "ben dale"), ("nobody", "ever", "heard of")], [("ada rook", "met by the sea", "ben dale")])
     assert kept == [("ada rook", "met by the sea", "ben dale")]
 
@@ -192,12 +191,12 @@ def test_overlays_rank_as_on_the_rebuilt_corpus(seed: int, tmp_path: Path) -> No
     view, questions = named_view(random.Random(seed))
     params = Params(read_k=2, routed_k=20, extractor="rules", fact_filter="names", phrases="both", synonym_threshold=0.6, synonym_cap=2)
     open_dense(list(view.base), tmp_path)
-    system = HippoRAG(params, Resources(None, tmp_path, None, 1, 0))
+    system = HippoRAGSystem(params, Resources(None, tmp_path, None, 1, 0))
     for place, (question, answer) in enumerate(zip(questions, system.answer(questions, view), strict=True)):
         other_view, plain = rebuilt(view, question)
         directory = tmp_path / f"rebuilt{place}"
         open_dense(list(other_view.base), directory)
-        (expected,) = HippoRAG(params, Resources(None, directory, None, 1, 0)).answer([plain], other_view)
+        (expected,) = HippoRAGSystem(params, Resources(None, directory, None, 1, 0)).answer([plain], other_view)
         assert answer.routed_doc_ids == expected.routed_doc_ids
         assert answer.text == expected.text
 
@@ -210,7 +209,7 @@ def test_a_chain_is_followed_where_dense_ranking_stops(tmp_path: Path) -> None:
     dense = open_dense(documents, tmp_path)
     view = CorpusView(documents, {})
     question = Question("q", "What is the number for the partner of Ada Rook ?", "", 5)
-    system = HippoRAG(Params(extractor="rules", fact_filter="names", phrases="words"), Resources(None, tmp_path, None, 1, 0))
+    system = HippoRAGSystem(Params(extractor="rules", fact_filter="names", phrases="words"), Resources(None, tmp_path, None, 1, 0))
     assert set(system.select([question], view)[0].routed_doc_ids["hipporag"][:2]) == {1, 2}
     assert 2 not in dense.select([question], view)[0].routed_doc_ids["dense"][:5]
 

@@ -46,7 +46,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def agent(limit_s: float | None = None, **params: object) -> MemoryAgent:
-    return MemoryAgent(Params(**params), Resources(None, None, None, 1, 0, limit_s))
+    return MemoryAgent(Params(**params), Resources(None, None, None, 1, 0, cell_limit_s=limit_s))
 
 
 def words(*names: str) -> list[Document]:
