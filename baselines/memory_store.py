@@ -8,8 +8,8 @@ Source: the family of Mem0 (mem0ai/mem0, arXiv 2504.19413). The algorithm here i
    to each, and it says for each statement whether to add it, to update or delete one of those memories, or to do nothing (JSON). ``agent: rules``
    keeps one memory of statements about the same entities of which one's words contain the other's, the fuller one, and deletes
    nothing: from words alone a changed value cannot be told from another value.
-3. Recall. The memories nearest to the question, down to ``nearness`` of the nearest one's cosine, and, ``hops`` - 1 times, those about each name
-   that the first ``hop_memories`` of them brought up and the question lacks. ``read_k`` of them are read by the common reader as documents.
+3. Recall. The memories nearest to the question, down to ``nearness`` of the nearest one's cosine, the nearest about each name in the question
+   that none of them holds, and, ``hops`` - 1 times, those about each name that the first ``hop_memories`` brought up and the question lacks. ``read_k`` of them are read by the common reader as documents.
 
 Kept of Mem0: extraction, the four operations against the ten nearest memories, recall by vectors, an answer from memories alone.
 Changed: no running summary (documents are no conversation), recall in hops, the reader and its prompt. ``phrases: words`` recalls by bags of words
@@ -218,6 +218,10 @@ def _names(statement: str) -> frozenset[str]:
     return frozenset(normalised(statement[start:end]) for start, end in entity_spans(statement, set())) - {""}
 
 
+def _holds(text: str, name: str) -> bool:
+    return f" {name} " in f" {normalised(text)} "
+
+
 class MemoryStore(ReadingSystem):
     """Extracts from a document once; an overlay's store is made when first asked."""
 
@@ -269,6 +273,10 @@ class MemoryStore(ReadingSystem):
         """The memories to read, each hop's finds behind what led to them, and ``routed_k`` in the order of recall."""
         near, scores = self._nearest(question, vectors)
         close = [place for place in near if scores[place] >= self.params.nearness * scores[near[0]]]
+        for name in sorted(_names(question)):
+            holding = [place for place in near if _holds(memories[place].text, name)]
+            if not set(holding) & set(close):
+                close += holding[:1]
         front, asked = close[: self.params.hop_memories], question
         chain = list(front)
         for _ in range(self.params.hops - 1):
@@ -282,11 +290,10 @@ class MemoryStore(ReadingSystem):
 
     def _about(self, text: str, asked: str, memories: list[Document], vectors: np.ndarray) -> Iterator[int]:
         """The nearest memories about each name that a memory has and the question, or an earlier hop, has not."""
-        known = f" {normalised(asked)} "
         for name in sorted(_names(text)):
-            if f" {name} " not in known and not name.replace(" ", "").isdigit():
+            if not _holds(asked, name) and not name.replace(" ", "").isdigit():
                 near, _ = self._nearest(name, vectors)
-                yield from (place for place in near if f" {name} " in f" {normalised(memories[place].text)} ")
+                yield from (place for place in near if _holds(memories[place].text, name))
 
     def _nearest(self, text: str, vectors: np.ndarray) -> tuple[list[int], np.ndarray]:
         """The ``routed_k`` nearest memories, and how near each memory is; of equals the first by text, as they are sorted."""

@@ -101,6 +101,13 @@ def test_recall_follows_a_chain_and_drops_what_is_far() -> None:
     assert [document.doc_id for document in flat.documents] == [1]
 
 
+def test_every_name_asked_about_is_recalled_however_far_it_is() -> None:
+    texts = ["The magic number for big-red-fox is 1111.", "One of the old secret numbers of tiny-owl was 2222.", "The magic number for big-dog is 3333."]
+    view = CorpusView([Document(number, text, 9) for number, text in enumerate(texts)], {})
+    (chosen,) = open_store(read_k=3, order="best_first").select([ask("What is the magic number for big-red-fox and tiny-owl?")], view)
+    assert [document.doc_id for document in chosen.documents] == [0, 1]
+
+
 def test_nothing_stored_is_nothing_read() -> None:
     (chosen,) = open_store().select([ask("What?")], CorpusView([Document(1, "the sky is blue.", 5)], {}))
     assert chosen.documents == [] and chosen.routed_doc_ids == {"memory_store": []}
