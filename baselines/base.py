@@ -49,6 +49,7 @@ class Resources:
     threads: int
     seed: int
     reranker: Path | None = None  # the checkpoint that reranks
+    cell_limit_s: float | None = None  # planned seconds above which a system that plans refuses a cell
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from baselines.base import Resources, System, load_module
 from baselines.provenance import checkpoint_digest, code_digest, file_digest, value_digest
-from configs.load import Experiment, IndexSpec, SystemSpec, check_known
+from configs.load import Experiment, IndexSpec, LimitsSpec, SystemSpec, check_known
 from configs.paths import Paths
 from configs.records import Question
 from configs.tables import read_json
@@ -77,6 +77,7 @@ class Race:
             threads=self.threads,
             seed=seed,
             reranker=self.paths.model(self.spec.reranker) if self.spec.reranker else None,
+            cell_limit_s=cell_limit_s(LimitsSpec(**self.experiment.profile.limits)),
         )
 
     def open(self, seed: int, gold: Mapping[str, list[int]]) -> System:
@@ -92,6 +93,11 @@ class Race:
     def context_tokens(self, cell: Cell) -> int:
         """The size of a cell's memory: its context, or what a set's own memory holds."""
         return self.view(cell).get("context_tokens", self.experiment.contexts[cell.context])
+
+    @property
+    def plans_time(self) -> bool:
+        """Whether the system's cells depend on the profile's limit."""
+        return getattr(load_module(self.spec.kind, f"systems.yaml: systems: {self.system}"), "PLANS_TIME", False)
 
     @cached_property
     def system_inputs(self) -> dict[str, Any]:
@@ -125,7 +131,14 @@ class Race:
             "corpus": file_digest(self.corpus),
             **{name.split(".")[0]: file_digest(prepared / name) for name in names},
             "seed": cell.seed,
+            **({"cell_limit_s": self.resources(cell.seed).cell_limit_s} if self.plans_time else {}),
         }
+
+
+def cell_limit_s(limits: LimitsSpec) -> float | None:
+    """Seconds that a cell of sequential calls may take: the lower of the two limits that bind it."""
+    hours = [limit for limit in (limits.cell_hours, limits.sequential_hours) if limit is not None]
+    return min(hours) * 3600 if hours else None
 
 
 def spread(questions: list[Question], count: int | None) -> list[Question]:

@@ -107,6 +107,7 @@ class LimitsSpec:
     host_gb: float | None = None
     disk_gb: float | None = None
     cell_hours: float | None = None
+    sequential_hours: float | None = None  # of a cell of a system that makes its calls one after another (baselines.planning)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ TEMPLATE_HEAD = f"{IM_START}user\n"
 TEMPLATE_TAIL = f"{IM_END}\n{IM_START}assistant\n"
 REPEAT_QUESTION = "The user's question is: "
 GIVE_ANSWER = "The answer to the question is: "
+NO_MEMORY = "No previous memory"  # what a memory agent starts from (MemAgent)
 
 
 def document(doc_id: int, text: str) -> str:
@@ -40,3 +41,15 @@ def reading_message(documents: list[tuple[int, str]], question_text: str, answer
     texts = "".join(fetched(doc_id, text) for doc_id, text in documents)
     source = f"from the documents below:\n\n{texts}\n" if documents else "from what you know.\n\n"
     return f"Answer the question {source}Question: {question_text}\nReply with the answer alone. {answer_prefix}".rstrip()
+
+
+def memory_update(problem: str, memory: str, section: str) -> str:
+    """A memory agent's message for one section (MemAgent): instruction, problem, memory, section; the reply is the new memory.
+
+    The problem comes again behind the section, as in every prompt here: a small model finds in a text what it was asked last.
+    """
+    return (
+        "Here are a problem, a memory of a text so far and its next section. Return the new memory and nothing else:"
+        " all that the memory holds for the problem, and what the section holds for it.\n"
+        f"Problem: {problem}\nMemory: {memory}\nSection: {section}\n{REPEAT_QUESTION}{problem}\nNew memory: "
+    )

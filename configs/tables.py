@@ -21,6 +21,7 @@ from configs.records import Answer, CorpusView, Document, Overlay, Question
 _ids = pa.list_(pa.int64())
 _strings = pa.list_(pa.string())
 UNAVAILABLE = b"unavailable"  # key of a corpus's metadata
+_note = pa.struct([("key", pa.string()), ("value", pa.string()), ("doc_id", pa.int64())])
 
 SCHEMAS: dict[str, pa.Schema] = {
     # documentation prose, one row a source file; the splits are two files (tasks.sources)
@@ -54,7 +55,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "banks": pa.schema(
         [("bank_id", pa.int64()), ("doc_id", pa.int64()), ("text", pa.string()), ("num_tokens", pa.int32())]
     ),
-    # `chain`: ids retrieved in each round; all of them together are the positives of the whole question
+    # `chain`: ids retrieved in each round; all of them together are the positives of the whole question.
+    # `notes`: what a reader of the documents one by one would write down, or null where that was not made
     "samples": pa.schema(
         [
             ("sample_id", pa.int64()),
@@ -64,6 +66,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("answer_prefix", pa.string()),
             ("answer", pa.string()),
             ("chain", pa.list_(_ids)),
+            ("notes", pa.list_(_note)),
         ]
     ),
     "scores": pa.schema(

@@ -69,14 +69,15 @@ class Router:
 @dataclass(frozen=True)
 class Phase:
     """One phase. ``objective``: copy (shuffled words twice), recall (values by their keys), read (answer from documents in
-    context), ask (the question that a document answers), memory (routed), or embed (bi-encoder).
+    context), ask (the question that a document answers), memory_agent (rewrite a memory from a section, or answer from it),
+    memory (routed), or embed (bi-encoder).
 
     The loss is ``lm_weight`` x L_LM + ``aux_weight`` x L_aux, where answers may have an ``answer_weight`` of their own in
-    place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds (``answer_shares``:
+    place of ``lm_weight``; ``answer_share`` of the memory rows are answers, the others retrieval rounds, or a memory agent's sections (``answer_shares``:
     of some tasks, by name, as some are hard to find and others hard to read).
     ``routing_dropout`` leaves a share of a question's tokens out of its routing: a document's score is that of its best
     pair of token and chunk, and a token that all documents of a kind match would win every pair and leave names untaught. ``memory_dropout`` is the share of answers that are read from fetched text alone.
-    ``documents`` bounds the documents of a reading row, ``questions`` is how many questions follow them, ``tokens`` the
+    ``documents`` bounds the documents of a reading row or a section, ``questions`` is how many questions follow them, ``tokens`` the
     length of a copied sequence or of a list to recall from.
     """
 
@@ -246,13 +247,15 @@ class Trainer:
             return data.reading_batch(number, params.seed, phase.rows, tuple(phase.documents), phase.questions, params.max_id)
         if phase.objective == "ask":
             return data.asking_batch(number, params.seed, phase.rows, params.max_id)
+        if phase.objective == "memory_agent":
+            return data.memory_agent_batch(number, params.seed, phase.rows, tuple(phase.documents), phase.answer_share, params.max_id)
         if phase.objective in ("memory", "embed"):
             share = phase.answer_share if phase.objective == "memory" else 0.0
             shares = phase.answer_shares if phase.objective == "memory" else {}
             return data.memory_batch(
                 number, params.seed, phase.rows, share, params.max_id, phase.routing_dropout, phase.memory_dropout, shares
             )
-        raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: copy, recall, read, ask, memory, embed)")
+        raise UserError(f"models.yaml: {self.name}: phase {phase.name}: objective {phase.objective!r} is unknown (known: copy, recall, read, ask, memory_agent, memory, embed)")
 
     def backward(self, batch: Batch, phase: Phase) -> dict[str, float]:
         """Gradients of a batch under a phase's weights, group by group; the figures to log."""

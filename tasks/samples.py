@@ -68,6 +68,7 @@ class Ask:
     question: Callable[[], tuple[str, str]]
     answer: str
     chain: tuple[tuple[int, ...], ...]
+    notes: tuple[tuple[str, str, int], ...]  # what to write down while reading: key, value and the document that says it
 
 
 def name_pool(
@@ -142,7 +143,8 @@ class Bank:
 
     def ask_needle(self, task: str, key: str, kind: str, value: str, document: int) -> None:
         """Make a needle of one value askable."""
-        self.asks[task].append(Ask(task, lambda: wording.ruler_question([key], kind, 1), value, ((document,),)))
+        notes = ((key, value, document),)
+        self.asks[task].append(Ask(task, lambda: wording.ruler_question([key], kind, 1), value, ((document,),), notes))
 
     def add_task(self, task: str) -> None:
         """Add the documents of one more question of a task (of several, where a document holds several needles)."""
@@ -185,7 +187,8 @@ class Bank:
         made = [self.needle(key, "number") for _ in range(4)]
         documents = tuple(self.add([text]) for text, _ in made)
         answer = wording.listing([value for _, value in made])
-        self.asks[task].append(Ask(task, lambda: wording.ruler_question([key], "number", 4), answer, (documents,)))
+        notes = tuple((key, value, document) for (_, value), document in zip(made, documents, strict=True))
+        self.asks[task].append(Ask(task, lambda: wording.ruler_question([key], "number", 4), answer, (documents,), notes))
 
     def _queries(self, task: str) -> None:
         for _ in range(max(1, 4 - len(self.single))):
@@ -196,7 +199,7 @@ class Bank:
             distinct = tuple(dict.fromkeys(documents))
             answer = wording.listing(values)
             self.asks[task].append(
-                Ask(task, lambda keys=keys: wording.ruler_question(keys, "number", 1), answer, (distinct,))
+                Ask(task, lambda keys=keys: wording.ruler_question(keys, "number", 1), answer, (distinct,), tuple(chosen))
             )
 
     def _facts(self, task: str) -> None:
@@ -213,7 +216,7 @@ class Bank:
         def question() -> tuple[str, str]:
             return self.generator.choice(questions).format(entity=entity), wording.ANSWER_PREFIX
 
-        self.asks[task].append(Ask(task, question, value, ((document,),)))
+        self.asks[task].append(Ask(task, question, value, ((document,),), ((entity, value, document),)))
 
     def _two_hop(self, task: str) -> None:
         entity, other, value = self.name(), self.name(), self.value()
@@ -223,7 +226,8 @@ class Bank:
         def question() -> tuple[str, str]:
             return self.generator.choice(wording.LINK_QUESTIONS).format(entity=entity), wording.ANSWER_PREFIX
 
-        self.asks[task].append(Ask(task, question, value, ((first,), (second,))))
+        notes = ((entity, other, first), (other, value, second))
+        self.asks[task].append(Ask(task, question, value, ((first,), (second,)), notes))
 
     def fill(self) -> None:
         """Add documents until the bank is full: plain ones by ``plain_share``, the rest for tasks drawn by weight."""
@@ -280,6 +284,7 @@ def make_bank(
                 "answer_prefix": prefix,
                 "answer": answer,
                 "chain": chain,
+                "notes": [{"key": key, "value": value, "doc_id": doc_ids[index]} for key, value, index in ask.notes],
             }
         )
     documents = list(zip(doc_ids, bank.texts, strict=True))

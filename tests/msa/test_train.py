@@ -42,6 +42,7 @@ def paths(tmp_path, tokenizer) -> Paths:
             samples.append({
                 "sample_id": len(samples), "bank_id": bank, "task": "facts", "question": "what is the number for alpha",
                 "answer_prefix": "The answer is", "answer": f"{bank}{number}{number}", "chain": chain,
+                "notes": [{"key": "alpha", "value": f"{bank}{number}{number}", "doc_id": number}],
             })  # fmt: skip
     write_table("banks", banks, result.samples("short") / "banks.parquet")
     write_table("samples", samples, result.samples("short") / "samples.parquet")
@@ -160,6 +161,43 @@ def test_several_questions_follow_one_set_of_documents(paths, prompter):
             documents = text.split(prompts.OBJECT_REF_END)[0]
             assert all(value in documents for value in values)  # every gold document is shown
         assert max(int((row == prompter.im_end).sum()) for row in rows) == 2
+
+
+def test_memory_agent_rows_end_in_the_memory_that_their_section_leads_to(paths, prompter):
+    data = TrainingSet(paths.samples("short"), prompter, 2)
+    seen = set()
+    for step in range(8):
+        batch = data.memory_agent_batch(step, 0, 4, (1, 2), 0.3, 1000)
+        for group in batch.groups:
+            for ids, targets in zip(group.ids, group.targets, strict=True):
+                learned = targets[targets != IGNORE].tolist()
+                assert learned[-1] == prompter.im_end
+                value = "".join(prompter.tokenizer.id_to_token(token) for token in learned[:-1])
+                text = "".join(prompter.tokenizer.id_to_token(token) for token in ids.tolist() if token != prompter.pad)
+                given = text[: text.rindex(value)]
+                if prompts.OBJECT_REF_END in text:  # the final call reads the memory as its one document
+                    assert value in given
+                    seen.add("answer")
+                elif "[UNK]" in value:  # how this vocabulary says "unknown"
+                    seen.add("unknown")
+                else:
+                    digits = "".join(character for character in value if character.isdigit())
+                    assert digits and digits in given  # from the section, or kept from the memory
+                    seen.add("known")
+    assert seen == {"answer", "unknown", "known"}
+
+
+def test_a_memory_agent_trains_and_needs_notes(paths, prompter):
+    phase = {"name": "sections", "objective": "memory_agent", "samples": "short", "steps": 2, "rows": 3, "documents": [1, 2]}
+    Trainer("backbone", backbone([phase]), paths).run()
+    log = (paths.model("backbone") / "train.jsonl").read_text().splitlines()
+    assert [json.loads(line)["phase"] for line in log] == ["sections"] * 2
+    data = TrainingSet(paths.samples("short"), prompter, 2)
+    for samples in data.samples.values():
+        for sample in samples:
+            sample["notes"] = None
+    with pytest.raises(UserError, match="no sample has notes"):
+        data.memory_agent_batch(0, 0, 2, (1, 1), 0.0, 1000)
 
 
 def test_answers_and_rounds_have_weights_of_their_own(paths):

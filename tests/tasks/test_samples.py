@@ -55,6 +55,21 @@ def test_answers_stand_in_the_chain(banks) -> None:
     assert tasks == set(samples.WEIGHTS)
 
 
+def test_notes_stand_in_their_documents_and_lead_to_the_answer(banks) -> None:
+    for documents, rows in banks:
+        for row in rows:
+            assert {note["doc_id"] for note in row["notes"]} == {doc_id for group in row["chain"] for doc_id in group}
+            for note in row["notes"]:
+                assert note["key"] in documents[note["doc_id"]].text and note["value"] in documents[note["doc_id"]].text
+            if row["task"] == "two_hop":
+                assert row["notes"][0]["value"] == row["notes"][1]["key"]
+                assert row["notes"][0]["key"] in row["question"] and row["notes"][1]["key"] not in row["question"]
+            else:
+                assert all(note["key"] in row["question"] for note in row["notes"])
+            values = row["answer"].replace(", and ", ", ").split(", ")
+            assert set(values) <= {note["value"] for note in row["notes"]}
+
+
 def test_names_are_of_the_training_split(banks) -> None:
     seen = 0
     for _, rows in banks:

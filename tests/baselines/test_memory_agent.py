@@ -1,0 +1,120 @@
+"""MemAgent: chunks, calls and tokens as published, the memory overwritten, and cells refused before they take too long."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+import pytest
+
+import baselines.memory_agent as module
+from baselines.base import CellStatus, Resources, read_params
+from baselines.memory_agent import MemoryAgent, Params, sections
+from baselines.planning import TimeLimit
+from configs import prompts
+from configs.errors import UserError
+from configs.records import CorpusView, Document, Generation, Overlay, Question
+
+
+class NotingReader:
+    """Notes the last word of every section, thinks aloud, and answers with what it is given."""
+
+    asked: ClassVar[list[str]] = []
+    delay_s = 0.0
+
+    def __init__(self, model: object, threads: int) -> None:
+        NotingReader.asked = []
+
+    def generate(self, messages: list[str], max_new_tokens: int) -> list[Generation]:
+        NotingReader.asked += messages
+        time.sleep(self.delay_s * len(messages))
+        replies = []
+        for message in messages:
+            memory = message.split("Memory: ")[1].split("\nSection: ")[0].replace(prompts.NO_MEMORY, "")
+            last = message.split("Section: ")[1].split("\n" + prompts.REPEAT_QUESTION)[0].split()[-1]
+            replies.append(Generation(f"hm</think> {memory} {last}", 100, 7, 0.5, 1.0))
+        return replies
+
+    def answer(self, pairs: list[tuple[list[Document], Question]]) -> list[Generation]:
+        return [Generation(documents[0].text, 30, 3, 0.25, 0.75) for documents, _ in pairs]
+
+
+@pytest.fixture(autouse=True)
+def reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "open_reader", NotingReader)
+    monkeypatch.setattr(NotingReader, "delay_s", 0.0)
+
+
+def agent(limit_s: float | None = None, **params: object) -> MemoryAgent:
+    return MemoryAgent(Params(**params), Resources(None, None, None, 1, 0, cell_limit_s=limit_s))
+
+
+def words(*names: str) -> list[Document]:
+    """Documents of four words, a token each; the last word is the name."""
+    return [Document(number, f"w x y {name}", 4) for number, name in enumerate(names)]
+
+
+def test_chunks_are_consecutive_and_as_long_as_set() -> None:
+    documents = [Document(0, "a b c d e", 5), Document(1, "f g h", 3), Document(2, "i", 1)]
+    assert list(sections(documents, Params(chunk_tokens=4))) == ["a b c d", " e\nf g h", "i"]
+    assert list(sections(documents, Params(chunk_tokens=100))) == ["a b c d e\nf g h\ni"]
+    assert list(sections([Document(0, "a b", 10)], Params(chunk_tokens=1))) == ["a", " b"]
+    assert list(sections([Document(0, "", 3)], Params())) == [""]
+    assert list(sections([], Params())) == []
+
+
+def test_whole_documents_stay_whole_where_they_fit() -> None:
+    documents = [*words("one", "two", "three"), Document(9, "a b c d e f g h i j", 10)]
+    found = list(sections(documents, Params(chunk_tokens=9, whole_documents=True)))
+    assert found == ["w x y one\nw x y two", "w x y three\na b c d e", " f g h i j"]
+
+
+def test_published_number_of_calls() -> None:
+    documents = [Document(number, "word " * 100, 100) for number in range(10_000)]  # a million tokens
+    assert len(list(sections(documents, Params()))) + 1 == 201
+
+
+def test_every_reply_replaces_the_memory_and_every_token_counts() -> None:
+    view = CorpusView(words("one", "two", "three"), {"more": Overlay("more", (Document(7, "w x y seven", 4),))})
+    questions = [Question("a", "what?", "", 5), Question("b", "who?", "", 5, "more")]
+    first, second = agent(chunk_tokens=4).answer(questions, view)
+    assert first.text == "one two three" and second.text == "seven one two three"
+    assert (first.rounds, second.rounds) == (4, 5)
+    assert (second.input_tokens, second.output_tokens) == (4 * 100 + 30, 4 * 7 + 3)
+    assert second.total_s == 4 * 1.0 + 0.75 and second.first_token_s == 4 * 1.0 + 0.25
+    assert second.cited_doc_ids == []
+
+
+def test_the_first_message_has_no_memory_and_names_problem_memory_and_section_in_order() -> None:
+    agent(chunk_tokens=4).answer([Question("a", "what?", "", 5)], CorpusView(words("one", "two"), {}))
+    assert NotingReader.asked == [
+        prompts.memory_update("what?", prompts.NO_MEMORY, "w x y one"),
+        prompts.memory_update("what?", "one", "w x y two"),
+    ]
+    places = [NotingReader.asked[1].index(part) for part in ("what?", "one", "w x y two")]
+    assert places == sorted(places)
+
+
+def test_a_cell_that_would_take_too_long_is_refused_with_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NotingReader, "delay_s", 0.01)
+    view, questions = CorpusView(words(*map(str, range(60))), {}), [Question("a", "what?", "", 5)]
+    slow = agent(limit_s=0.3, chunk_tokens=4)
+    slow.ingest(view)
+    with pytest.raises(CellStatus, match=r"59 more calls .* beyond the profile's limit") as raised:
+        slow.answer(questions, view)
+    assert raised.value.status == "timeout" and len(NotingReader.asked) == 2
+    enough = agent(limit_s=100.0, chunk_tokens=4)
+    enough.ingest(view)
+    assert enough.answer(questions, view)[0].rounds == 61
+    # once the speed is known, a cell is refused before its first call
+    enough.limit = TimeLimit(0.3)
+    asked = len(NotingReader.asked)
+    with pytest.raises(CellStatus, match="61 more calls"):
+        enough.answer(questions, view)
+    assert len(NotingReader.asked) == asked
+
+
+@pytest.mark.parametrize("params", [{"chunk_tokens": 0}, {"memory_tokens": 0}, {"chunks": 3}])
+def test_bad_parameters_name_their_place(params: dict) -> None:
+    with pytest.raises(UserError, match=r"^systems\.yaml: here"):
+        read_params(Params, params, "systems.yaml: here")
