@@ -1,0 +1,327 @@
+"""Routing and attention on a processor: tiles of keys against all tokens, one float a chunk and question kept.
+
+What multiplies is chosen by the dtype of the keys and by what the processor has (`variants`): AMX or AVX-512 code of
+routing.c, else torch's own matrix products, tile by tile.
+
+Shape legend: Q questions, M tokens of a question, T chunks, N documents, W = KV heads * head_dim, B rows, H query heads,
+G KV heads, D head_dim, S memory slots, A own tokens, E template tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from threading import Thread
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msa.ops import reference
+from msa.ops.native import Routing, Settle, native
+from msa.ops.quantise import RoutingKeys, round_queries, score_error, summing_error
+
+TILE_CHUNKS = 2048  # of torch's matrix products: their scores stay in the cache
+THREAD_CHUNKS = 1024  # fewer are not worth a second thread
+NATIVE = {torch.bfloat16: ("amx_bf16", "avx512_bf16"), torch.int8: ("amx_int8", "avx512_vnni")}
+STEP_BYTES = 64  # native code reads a key in whole steps
+
+
+def variants(keys: Tensor) -> list[str]:
+    """What can score such keys [T, W] here, best first; "tiles" can always."""
+    row_bytes = keys.shape[1] * keys.element_size()
+    aligned = row_bytes > 0 and row_bytes % STEP_BYTES == 0 and keys.stride(1) == 1 and keys.device.type == "cpu"
+    names = NATIVE.get(keys.dtype, ()) if aligned else ()
+    return [*(name for name in names if name in native().features), "tiles"]
+
+
+def query_dtype(keys: Tensor, variant: str | None = None) -> torch.dtype:
+    """What folded queries are rounded to when such keys are scored."""
+    variant = variant or variants(keys)[0]
+    return _tile_dtype(keys.dtype) if variant == "tiles" else keys.dtype
+
+
+def chunk_scores(
+    folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Tensor | None = None, variant: str | None = None
+) -> Tensor:
+    """See :func:`msa.ops.reference.chunk_scores`; queries are rounded to :func:`query_dtype`, sums are float32 (int32 of int8).
+
+    Args:
+        variant: one of :func:`variants`, the first by default.
+    """
+    scales = None if scales is None else scales.float().contiguous()
+    return scores_with_error(folded, routing_mask, RoutingKeys(keys, scales), variant=variant)[0]
+
+
+def scores_with_error(
+    folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, rows: Tensor | None = None, variant: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and their :func:`msa.ops.quantise.score_error` [Q]."""
+    variant = variant or variants(keys.values)[0]
+    if variant != "tiles":
+        packed = _Packed(folded, routing_mask, keys.values.dtype, variant)
+        return packed.scores(keys, rows), packed.error(keys)
+    dtype = _tile_dtype(keys.values.dtype)
+    out = torch.full((len(folded), len(keys.values if rows is None else rows)), -torch.inf)
+    for number, mask in enumerate(routing_mask):
+        if bool(mask.any()):
+            _score_tiles(round_queries(folded[number][mask], dtype), keys, rows, out[number])
+    return out, score_error(folded, routing_mask, keys, dtype)
+
+
+class _Packed:
+    """The routing tokens of some questions, rounded and packed as routing.c reads them, with what rounding did to each.
+
+    Numpy where torch would do: a call of torch costs more than these few numbers.
+    """
+
+    def __init__(self, folded: Tensor, routing_mask: Tensor, dtype: torch.dtype, variant: str):
+        self.variant, self.dtype, self.width = variant, dtype, folded.shape[-1]
+        tokens, source = _tokens(routing_mask), folded.float().contiguous()
+        tiles = [-(-len(part) // 16) for part in tokens]
+        self.tile_at = np.concatenate(([0], np.cumsum(tiles))).astype(np.int64)
+        # tokens that fill up a tile repeat one, so that no maximum changes
+        filled = (np.pad(part, (0, 16 * n - len(part)), mode="edge") for part, n in zip(tokens, tiles, strict=True) if n)
+        chosen = np.concatenate([np.zeros(0, np.int64), *filled])
+        self.packed = torch.empty(len(chosen) * self.width * dtype.itemsize, dtype=torch.uint8)
+        self.measured = np.empty((4, len(chosen)), np.float32)
+        native().library.msa_pack(
+            source.data_ptr(), chosen.ctypes.data, len(chosen), self.width,
+            {"amx_int8": 1, "avx512_vnni": 2}.get(variant, 0), self.packed.data_ptr(),
+            *(row.ctypes.data for row in self.measured),
+        )  # fmt: skip
+
+    def argument(self, keys: RoutingKeys, questions: slice) -> Routing:
+        """What routing.c needs to know of keys and of some of the questions; its caller keeps all of it alive."""
+        return Routing(
+            keys=keys.values.data_ptr(),
+            stride=keys.values.stride(0) * keys.values.element_size(),
+            steps=self.width * keys.values.element_size() // STEP_BYTES,
+            packed=self.packed.data_ptr(),
+            questions=questions.stop - questions.start,
+            tile_at=self.tile_at[questions.start :].ctypes.data,
+            query_scales=self.measured[0].ctypes.data if self.dtype == torch.int8 else None,
+            key_scales=None if keys.scales is None else keys.scales.data_ptr(),
+            key_scale_step=0 if keys.scales is None else keys.scales.dim(),
+        )
+
+    def scores(self, keys: RoutingKeys, rows: Tensor | None) -> Tensor:
+        """Chunk scores of all questions, the chunks shared by the threads."""
+        rows = None if rows is None else rows.contiguous()
+        count = len(keys.values if rows is None else rows)
+        questions = len(self.tile_at) - 1
+        out = torch.full((questions, count), -torch.inf)
+        call = getattr(native().library, f"msa_{self.variant}")
+
+        def part(first: int, last: int) -> None:
+            argument = self.argument(keys, slice(0, questions))
+            argument.first, argument.last = first, last
+            argument.rows = None if rows is None else rows.data_ptr()
+            argument.out, argument.out_stride = out.data_ptr(), count
+            call(argument)
+
+        _in_threads(part, count, THREAD_CHUNKS)
+        return out
+
+    def error(self, keys: RoutingKeys) -> Tensor:
+        """The bound of :func:`msa.ops.quantise.score_error` for each question."""
+        lengths, gaps, kept = self.measured[1:]
+        bound = lengths * keys.error + gaps * keys.norm + kept * (keys.norm * summing_error(self.width, self.dtype))
+        ends = zip(self.tile_at, self.tile_at[1:], strict=False)
+        return torch.tensor([float(bound[16 * start : 16 * end].max(initial=0.0)) for start, end in ends])
+
+
+def _tokens(routing_mask: Tensor) -> list[np.ndarray]:
+    """Rows of the flattened folded queries [Q * M, W] that take part in routing, question by question."""
+    return [np.flatnonzero(row) + place * routing_mask.shape[1] for place, row in enumerate(routing_mask.numpy())]
+
+
+def settles(keys: RoutingKeys) -> bool:
+    """Whether :func:`settle` can score such keys: those of native routing, and float32 where it has AVX-512."""
+    wide = keys.values.dtype == torch.float32 and keys.values.shape[1] % 16 == 0 and keys.values.stride(1) == 1
+    return variants(keys.values)[0] != "tiles" or bool(wide and native().features)
+
+
+def settle(
+    scores: Tensor,
+    error: Tensor,
+    folded: Tensor,
+    routing_mask: Tensor,
+    keys: RoutingKeys,
+    offsets: Tensor,
+    doc_ids: Tensor,
+    k: int,
+    visible: Tensor | None,
+    between: bool,
+) -> tuple[Tensor, Tensor, int]:
+    """The k best documents by float32 scores, from a first pass; see :func:`msa.ops.route.route` and msa_settle in routing.c.
+
+    Args:
+        scores: of the first pass [Q, T], overwritten; error: how far they can be off [Q].
+        between: score what is in doubt with ``keys`` in their own precision before float32 does.
+    """
+    library, count, values = native().library, len(folded), keys.values
+    packed = _Packed(folded, routing_mask, values.dtype, variants(values)[0]) if between else None
+    between_error = (packed.error(keys) if between else error).tolist()
+    source, tokens, error = folded.float().contiguous(), _tokens(routing_mask), error.tolist()
+    offsets, doc_ids = offsets.long().contiguous(), doc_ids.long().contiguous()
+    seen = None if visible is None else visible.to(torch.uint8).contiguous()
+    best, reached = torch.empty(count, k, dtype=torch.long), torch.empty(count, k)
+    rescored = [0] * count
+
+    def part(first: int, last: int) -> None:
+        for number in range(first, last):
+            argument = packed.argument(keys, slice(number, number + 1)) if between else None
+            call = ctypes.cast(getattr(library, f"msa_{packed.variant}"), ctypes.c_void_p) if between else None
+            rescored[number] = library.msa_settle(
+                Settle(
+                    scores=scores[number].data_ptr(),
+                    chunks=scores.shape[1],
+                    error=error[number],
+                    offsets=offsets.data_ptr(),
+                    ids=doc_ids.data_ptr(),
+                    documents=len(doc_ids),
+                    visible=None if seen is None else seen[number].data_ptr(),
+                    k=k,
+                    between=call,
+                    routing=ctypes.pointer(argument) if between else None,
+                    between_error=between_error[number],
+                    keys=values.data_ptr(),
+                    stride=values.stride(0) * values.element_size(),
+                    width=values.shape[1],
+                    kind=(torch.bfloat16, torch.int8, torch.float32).index(values.dtype),
+                    key_scales=None if keys.scales is None else keys.scales.data_ptr(),
+                    key_scale_step=0 if keys.scales is None else keys.scales.dim(),
+                    tokens=source.data_ptr(),
+                    index=tokens[number].ctypes.data,
+                    count=len(tokens[number]),
+                    best=best[number].data_ptr(),
+                    values=reached[number].data_ptr(),
+                )
+            )
+
+    _in_threads(part, count, 1)
+    return best, reached, sum(rescored)
+
+
+def _in_threads(part: Callable[[int, int], None], count: int, least: int) -> None:
+    """Call ``part`` on ranges that cover ``count``, in as many threads as torch uses; foreign code runs without the lock."""
+    parts = max(1, min(torch.get_num_threads(), count // least))
+    size = -(-count // parts)
+    ranges = [(start, min(start + size, count)) for start in range(0, count, size or 1)]
+    threads = [Thread(target=part, args=bounds) for bounds in ranges[1:]]
+    for thread in threads:
+        thread.start()
+    if ranges:
+        part(*ranges[0])
+    for thread in threads:
+        thread.join()
+
+
+def _tile_dtype(stored: torch.dtype) -> torch.dtype:
+    """What torch multiplies such keys in. Not bfloat16: torch would round the products to it, and equal scores would abound."""
+    fast = stored == torch.int8 and torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
+    return stored if fast or stored == torch.float64 else torch.float32
+
+
+def _score_tiles(queries: tuple[Tensor, Tensor | None], keys: RoutingKeys, rows: Tensor | None, out: Tensor) -> None:
+    """Fill ``out`` with one question's scores by matrix products of torch, a tile of chunks at a time."""
+    (values, query_scales), stored = queries, keys.values
+    for start in range(0, len(out), TILE_CHUNKS):
+        to = out[start : start + TILE_CHUNKS]
+        tile = stored[start : start + len(to)] if rows is None else stored.index_select(0, rows[start : start + len(to)])
+        products = torch._int_mm(values, tile.T) if values.dtype == torch.int8 else values @ tile.to(values.dtype).T
+        to.copy_((products if query_scales is None else products * query_scales.unsqueeze(1)).amax(0))
+    if keys.scales is not None:
+        out.mul_(keys.scales if rows is None or not keys.scales.dim() else keys.scales[rows])
+
+
+def top_documents(
+    scores: Tensor, offsets: Tensor, doc_ids: Tensor, k: int, visible: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """See :func:`msa.ops.reference.top_documents`."""
+    library = native().library
+    if library is None:
+        return reference.top_documents(scores, offsets, doc_ids, k, visible)
+    scores, offsets, doc_ids = scores.float().contiguous(), offsets.long().contiguous(), doc_ids.long().contiguous()
+    seen = None if visible is None else visible.to(torch.uint8).contiguous()
+    best = torch.empty(len(scores), k, dtype=torch.long)
+    values = torch.empty(len(scores), k)
+
+    def part(first: int, last: int) -> None:
+        library.msa_top_documents(
+            scores.data_ptr(), scores.shape[1], offsets.data_ptr(), doc_ids.data_ptr(), len(doc_ids),
+            None if seen is None else seen.data_ptr(), k, first, last, best.data_ptr(), values.data_ptr(),
+        )  # fmt: skip
+
+    _in_threads(part, len(scores), max(1, THREAD_CHUNKS * 16 // max(1, scores.shape[1])))
+    return best, values
+
+
+def attend_pieces(
+    q: Tensor,
+    own_keys: Tensor,
+    own_values: Tensor,
+    own_valid: Tensor,
+    bank_keys: Tensor,
+    bank_values: Tensor,
+    chunks: Tensor,
+    *,
+    reads_memory: Tensor | None = None,
+    template_keys: Tensor | None = None,
+    template_values: Tensor | None = None,
+    key_scales: Tensor | None = None,
+    value_scales: Tensor | None = None,
+) -> Tensor:
+    """See :func:`msa.ops.reference.attend_pieces`; products with each piece where it lies, joined by their softmax alone.
+
+    Nothing is joined but the weights [B, H, M, E + S + A]; own keys and values are read in place, chosen chunks once from
+    the bank.
+    """
+    rows, tokens, heads, head_dim = q.shape
+    own, groups = own_keys.shape[1], own_keys.shape[2]
+    fixed, slots = 0 if template_keys is None else len(template_keys), chunks.shape[1]
+    # the query heads of a KV head beside their tokens: one product a row and KV head
+    grouped = (q.float() * head_dim**-0.5).view(rows, tokens, groups, -1, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    logits = q.new_empty(rows, groups, grouped.shape[2], fixed + slots + own, dtype=torch.float32)
+    pieces = []
+    if fixed:
+        pieces.append((template_keys.expand(rows, -1, -1, -1), template_values.expand(rows, -1, -1, -1)))
+    if slots and len(bank_keys):
+        index = chunks.clamp(min=0)
+        pieces.append((_picked(bank_keys, key_scales, index), _picked(bank_values, value_scales, index)))
+    elif slots:
+        pieces.append((own_keys.new_zeros(rows, slots, groups, head_dim),) * 2)
+    pieces.append((own_keys, own_values))
+    start = 0
+    for keys, _ in pieces:
+        end = start + keys.shape[1]
+        torch.matmul(grouped, keys.float().permute(0, 2, 3, 1), out=logits[..., start:end])
+        start = end
+
+    by_token = logits.view(rows, groups, -1, tokens, logits.shape[-1])
+    hidden = (chunks < 0).unsqueeze(1)
+    if reads_memory is not None:
+        hidden = hidden | ~reads_memory.unsqueeze(-1)
+    by_token[..., fixed : fixed + slots].masked_fill_(hidden[:, None, None], -torch.inf)
+    place = torch.arange(own - tokens, own).unsqueeze(1)
+    column = torch.arange(own)
+    hidden = ((column > place) | ~own_valid.unsqueeze(1)) & (column != place)
+    by_token[..., fixed + slots :].masked_fill_(hidden[:, None, None], -torch.inf)
+
+    weights = logits.softmax(-1)
+    out = q.new_zeros(grouped.shape, dtype=torch.float32)
+    start = 0
+    for _, values in pieces:
+        end = start + values.shape[1]
+        out += weights[..., start:end] @ values.float().permute(0, 2, 1, 3)
+        start = end
+    return out.view(rows, groups, -1, tokens, head_dim).permute(0, 3, 1, 2, 4).flatten(2, 3).to(q.dtype)
+
+
+def _picked(bank: Tensor, scales: Tensor | None, index: Tensor) -> Tensor:
+    """Rows of a bank [T, G, D], scaled: [B, S, G, D]."""
+    rows = bank.index_select(0, index.flatten()).view(*index.shape, *bank.shape[1:])
+    if scales is None:
+        return rows
+    return rows.float() * scales.expand(bank.shape[:2])[index].unsqueeze(-1)

@@ -1,0 +1,193 @@
+"""The one place where an operation's implementation is chosen: reference (plain torch), cpu (native tiles) or triton.
+
+Everything else calls the operations of this module. `choose` says what runs, `chosen` what a run should record.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from configs.errors import UserError
+from msa.ops import cpu, reference
+from msa.ops.native import native
+from msa.ops.quantise import RoutingKeys, score_error
+
+IMPLEMENTATIONS = ("reference", "cpu", "triton")
+OPERATIONS = {
+    "chunk_scores": ("reference", "cpu", "triton"),
+    "top_documents": ("reference", "cpu", "triton"),
+    "attend_pieces": ("reference", "cpu", "triton"),
+    "pool_chunks": ("reference", "triton"),
+    "training_scores": ("reference", "triton"),
+}
+
+
+@cache
+def has_triton() -> bool:
+    """Whether triton is installed (on Linux it is pinned; elsewhere there is none)."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def interpreted() -> bool:
+    """Whether triton's kernels run in its interpreter, on any device."""
+    if not has_triton():
+        return False
+    import triton
+
+    return triton.knobs.runtime.interpret
+
+
+def choose(operation: str, device: torch.device, implementation: str = "auto") -> str:
+    """The implementation that an operation takes on a device.
+
+    Args:
+        implementation: one of IMPLEMENTATIONS, or "auto": triton on a CUDA device, cpu on a processor. An operation
+            without the one asked for takes its reference.
+
+    Raises:
+        UserError: an unknown name, or one that cannot run on the device.
+    """
+    if implementation not in (*IMPLEMENTATIONS, "auto"):
+        raise UserError(f"kernels: {implementation!r} is unknown; write one of {', '.join(('auto', *IMPLEMENTATIONS))}")
+    cuda = device.type == "cuda"
+    wanted = implementation
+    if wanted == "auto":
+        wanted = "triton" if cuda and has_triton() else "reference" if device.type != "cpu" else "cpu"
+    if wanted == "triton" and not (has_triton() and (cuda or interpreted())):
+        raise UserError(f"kernels: triton needs a CUDA device and its package, not {device.type}; write auto")
+    if wanted == "cpu" and device.type != "cpu":
+        raise UserError(f"kernels: cpu does not run on {device.type}; write auto")
+    return wanted if wanted in OPERATIONS[operation] else "reference"
+
+
+def chosen(device: torch.device, keys: Tensor, implementation: str = "auto") -> dict[str, str]:
+    """What every operation takes for such routing keys [T, W], to be recorded with a run.
+
+    Where it is the native code of a processor, its instructions are named; where triton, the device's architecture.
+    """
+    result = {operation: choose(operation, device, implementation) for operation in OPERATIONS}
+    if result["chunk_scores"] == "cpu":
+        result["chunk_scores"] = f"cpu ({cpu.variants(keys)[0]})"
+        result["native"] = native().why
+    if "triton" in result.values():
+        import triton
+
+        where = "interpreter" if interpreted() else "sm_%d%d" % torch.cuda.get_device_capability(device)
+        result["triton"] = f"{triton.__version__}, {where}"
+    return result
+
+
+def scores_with_error(
+    folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, rows: Tensor | None = None, *, implementation: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and how far each question's can be off [Q].
+
+    See :func:`msa.ops.quantise.score_error`.
+    """
+    name = choose("chunk_scores", keys.values.device, implementation)
+    if name == "cpu":
+        return cpu.scores_with_error(folded.detach(), routing_mask, keys, rows)
+    some = keys if rows is None else keys.part(rows)
+    scores = chunk_scores(folded, routing_mask, some.values, some.scales, implementation=implementation)
+    return scores, score_error(folded.detach(), routing_mask, keys, query_dtype(keys.values, implementation))
+
+
+def settles(keys: RoutingKeys, implementation: str = "auto") -> bool:
+    """Whether :func:`msa.ops.cpu.settle` takes over from a first pass with such keys."""
+    return choose("chunk_scores", keys.values.device, implementation) == "cpu" and cpu.settles(keys)
+
+
+def query_dtype(keys: Tensor, implementation: str = "auto") -> torch.dtype:
+    """What folded queries are rounded to by `chunk_scores` with such keys."""
+    name = choose("chunk_scores", keys.device, implementation)
+    if name == "cpu":
+        return cpu.query_dtype(keys)
+    if name == "triton":
+        from msa.ops import triton_routing
+
+        return triton_routing.query_dtype(keys)
+    return torch.float32
+
+
+def chunk_scores(
+    folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Tensor | None = None, *, implementation: str = "auto"
+) -> Tensor:
+    """See :func:`msa.ops.reference.chunk_scores`; float32, without gradient, queries rounded to `query_dtype`."""
+    folded, keys = folded.detach(), keys.detach()
+    name = choose("chunk_scores", keys.device, implementation)
+    if name == "triton":
+        from msa.ops import triton_routing
+
+        return triton_routing.chunk_scores(folded, routing_mask, keys, scales)
+    return (cpu if name == "cpu" else reference).chunk_scores(folded, routing_mask, keys, scales)
+
+
+def top_documents(
+    scores: Tensor,
+    offsets: Tensor,
+    doc_ids: Tensor,
+    k: int,
+    visible: Tensor | None = None,
+    *,
+    by_id: Tensor | None = None,
+    implementation: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """See :func:`msa.ops.reference.top_documents`.
+
+    Args:
+        by_id: ``doc_ids.argsort(stable=True)``, computed here where it is not given; a GPU should not do so every time.
+    """
+    name = choose("top_documents", scores.device, implementation)
+    if name == "triton":
+        from msa.ops import triton_documents
+
+        return triton_documents.top_documents(scores, offsets, doc_ids, k, visible, by_id)
+    return (cpu if name == "cpu" else reference).top_documents(scores, offsets, doc_ids, k, visible)
+
+
+def pool_chunks(x: Tensor, lengths: Tensor, pool_tokens: int, *, implementation: str = "auto") -> Tensor:
+    """See :func:`msa.ops.reference.pool_chunks`; differentiable in ``x``."""
+    if choose("pool_chunks", x.device, implementation) == "triton":
+        from msa.ops import triton_pooling
+
+        return triton_pooling.pool_chunks(x, lengths, pool_tokens)
+    return reference.pool_chunks(x, lengths, pool_tokens)
+
+
+def training_scores(folded: Tensor, routing_mask: Tensor, keys: Tensor, *, implementation: str = "auto") -> Tensor:
+    """See :func:`msa.ops.reference.chunk_scores`: the same, differentiable in ``folded`` and ``keys``, nothing rounded."""
+    if choose("training_scores", keys.device, implementation) == "triton":
+        from msa.ops import triton_training
+
+        return triton_training.training_scores(folded, routing_mask, keys)
+    return reference.chunk_scores(folded, routing_mask, keys)
+
+
+def attend_pieces(
+    q: Tensor,
+    own_keys: Tensor,
+    own_values: Tensor,
+    own_valid: Tensor,
+    bank_keys: Tensor,
+    bank_values: Tensor,
+    chunks: Tensor,
+    *,
+    implementation: str = "auto",
+    **optional: Tensor | None,
+) -> Tensor:
+    """See :func:`msa.ops.reference.attend_pieces`; where a gradient is wanted it is the reference that runs."""
+    name = choose("attend_pieces", q.device, implementation)
+    inputs = (q, own_keys, own_values, bank_keys, bank_values)
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        name = "reference"
+    if name == "triton":
+        from msa.ops import triton_attention
+
+        attend = triton_attention.attend_pieces
+    else:
+        attend = (cpu if name == "cpu" else reference).attend_pieces
+    return attend(q, own_keys, own_values, own_valid, bank_keys, bank_values, chunks, **optional)
