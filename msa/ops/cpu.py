@@ -15,6 +15,7 @@ from threading import Thread
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from msa.ops import reference
@@ -24,6 +25,7 @@ from msa.ops.quantise import RoutingKeys, round_queries, score_error, summing_er
 TILE_CHUNKS = 2048  # of torch's matrix products: their scores stay in the cache
 THREAD_CHUNKS = 1024  # fewer are not worth a second thread
 NATIVE = {torch.bfloat16: ("amx_bf16", "avx512_bf16"), torch.int8: ("amx_int8", "avx512_vnni")}
+WIDE_KEYS = 512  # KV heads x head_dim from which copying keys costs more than several calls
 STEP_BYTES = 64  # native code reads a key in whole steps
 
 
@@ -273,55 +275,52 @@ def attend_pieces(
     key_scales: Tensor | None = None,
     value_scales: Tensor | None = None,
 ) -> Tensor:
-    """See :func:`msa.ops.reference.attend_pieces`; products with each piece where it lies, joined by their softmax alone.
+    """See :func:`msa.ops.reference.attend_pieces`; float32 products.
 
-    Nothing is joined but the weights [B, H, M, E + S + A]; own keys and values are read in place, chosen chunks once from
-    the bank.
+    One new token a row of wide keys reads every piece where it lies: only the weights are joined. Elsewhere torch's fused
+    attention over joined pieces is faster, since keys are then read many times or joining costs less than the calls.
     """
-    rows, tokens, heads, head_dim = q.shape
-    own, groups = own_keys.shape[1], own_keys.shape[2]
-    fixed, slots = 0 if template_keys is None else len(template_keys), chunks.shape[1]
-    # the query heads of a KV head beside their tokens: one product a row and KV head
-    grouped = (q.float() * head_dim**-0.5).view(rows, tokens, groups, -1, head_dim).permute(0, 2, 3, 1, 4).flatten(2, 3)
-    logits = q.new_empty(rows, groups, grouped.shape[2], fixed + slots + own, dtype=torch.float32)
+    rows, tokens, groups, head_dim = q.shape[0], q.shape[1], own_keys.shape[2], q.shape[3]
+    own, slots = own_keys.shape[1], chunks.shape[1]
     pieces = []
-    if fixed:
+    if template_keys is not None:
         pieces.append((template_keys.expand(rows, -1, -1, -1), template_values.expand(rows, -1, -1, -1)))
-    if slots and len(bank_keys):
-        index = chunks.clamp(min=0)
-        pieces.append((_picked(bank_keys, key_scales, index), _picked(bank_values, value_scales, index)))
-    elif slots:
-        pieces.append((own_keys.new_zeros(rows, slots, groups, head_dim),) * 2)
+    if slots:
+        pieces.append((_picked(bank_keys, key_scales, chunks), _picked(bank_values, value_scales, chunks)))
     pieces.append((own_keys, own_values))
-    start = 0
-    for keys, _ in pieces:
-        end = start + keys.shape[1]
-        torch.matmul(grouped, keys.float().permute(0, 2, 3, 1), out=logits[..., start:end])
-        start = end
 
-    by_token = logits.view(rows, groups, -1, tokens, logits.shape[-1])
-    hidden = (chunks < 0).unsqueeze(1)
+    place, column = torch.arange(own - tokens, own).unsqueeze(1), torch.arange(own)
+    seen_own = ((column < place) & own_valid.unsqueeze(1)) | (column == place)
+    seen_chunk = (chunks >= 0).unsqueeze(1).expand(-1, tokens, -1)
     if reads_memory is not None:
-        hidden = hidden | ~reads_memory.unsqueeze(-1)
-    by_token[..., fixed : fixed + slots].masked_fill_(hidden[:, None, None], -torch.inf)
-    place = torch.arange(own - tokens, own).unsqueeze(1)
-    column = torch.arange(own)
-    hidden = ((column > place) | ~own_valid.unsqueeze(1)) & (column != place)
-    by_token[..., fixed + slots :].masked_fill_(hidden[:, None, None], -torch.inf)
+        seen_chunk = seen_chunk & reads_memory.unsqueeze(-1)
+    fixed = sum(keys.shape[1] for keys, _ in pieces) - slots - own
+    seen = torch.cat((seen_own.new_ones(rows, tokens, fixed), seen_chunk, seen_own), 2)
+    if tokens > 1 or groups * head_dim < WIDE_KEYS:
+        keys, values = (torch.cat(part, 1).float().transpose(1, 2) for part in zip(*pieces, strict=True))
+        out = F.scaled_dot_product_attention(
+            q.float().transpose(1, 2), keys, values, attn_mask=seen.unsqueeze(1), enable_gqa=True
+        )
+        return out.transpose(1, 2).to(q.dtype)
 
-    weights = logits.softmax(-1)
-    out = q.new_zeros(grouped.shape, dtype=torch.float32)
-    start = 0
-    for _, values in pieces:
-        end = start + values.shape[1]
-        out += weights[..., start:end] @ values.float().permute(0, 2, 1, 3)
-        start = end
-    return out.view(rows, groups, -1, tokens, head_dim).permute(0, 3, 1, 2, 4).flatten(2, 3).to(q.dtype)
+    # the query heads of a KV head stand together: one product a row and KV head
+    grouped = (q.float() * head_dim**-0.5).view(rows, groups, -1, head_dim)
+    logits = grouped.new_empty(*grouped.shape[:3], seen.shape[2])
+    ends = torch.tensor([0, *(keys.shape[1] for keys, _ in pieces)]).cumsum(0).tolist()
+    spans = list(zip(pieces, ends, ends[1:], strict=False))
+    for (keys, _), start, end in spans:
+        logits[..., start:end] = grouped @ keys.float().permute(0, 2, 3, 1)
+    weights = logits.masked_fill_(~seen.unsqueeze(1), -torch.inf).softmax(-1)
+    parts = (weights[..., start:end] @ values.float().permute(0, 2, 1, 3) for (_, values), start, end in spans)
+    return sum(parts).view(q.shape).to(q.dtype)
 
 
-def _picked(bank: Tensor, scales: Tensor | None, index: Tensor) -> Tensor:
-    """Rows of a bank [T, G, D], scaled: [B, S, G, D]."""
+def _picked(bank: Tensor, scales: Tensor | None, chunks: Tensor) -> Tensor:
+    """Rows of a bank [T, G, D], scaled: [B, S, G, D]; zeros for none."""
+    if not len(bank):
+        return bank.new_zeros(*chunks.shape, *bank.shape[1:])
+    index = chunks.clamp(min=0)
     rows = bank.index_select(0, index.flatten()).view(*index.shape, *bank.shape[1:])
-    if scales is None:
-        return rows
-    return rows.float() * scales.expand(bank.shape[:2])[index].unsqueeze(-1)
+    if bool((chunks < 0).any()):
+        rows[chunks < 0] = 0
+    return rows if scales is None else rows.float() * scales.expand(bank.shape[:2])[index].unsqueeze(-1)

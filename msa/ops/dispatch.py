@@ -14,6 +14,7 @@ from torch import Tensor
 from configs.errors import UserError
 from msa.ops import cpu, reference
 from msa.ops.native import native
+from msa.ops.order import DocumentOrder
 from msa.ops.quantise import RoutingKeys, score_error
 
 IMPLEMENTATIONS = ("reference", "cpu", "triton")
@@ -76,7 +77,7 @@ def chosen(device: torch.device, keys: Tensor, implementation: str = "auto") -> 
     if "triton" in result.values():
         import triton
 
-        where = "interpreter" if interpreted() else "sm_%d%d" % torch.cuda.get_device_capability(device)
+        where = "interpreter" if interpreted() else "sm_{}{}".format(*torch.cuda.get_device_capability(device))
         result["triton"] = f"{triton.__version__}, {where}"
     return result
 
@@ -133,19 +134,19 @@ def top_documents(
     k: int,
     visible: Tensor | None = None,
     *,
-    by_id: Tensor | None = None,
+    order: DocumentOrder | None = None,
     implementation: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """See :func:`msa.ops.reference.top_documents`.
 
     Args:
-        by_id: ``doc_ids.argsort(stable=True)``, computed here where it is not given; a GPU should not do so every time.
+        order: of ``doc_ids``; a GPU wants it, and computes it every time where it is not given.
     """
     name = choose("top_documents", scores.device, implementation)
     if name == "triton":
         from msa.ops import triton_documents
 
-        return triton_documents.top_documents(scores, offsets, doc_ids, k, visible, by_id)
+        return triton_documents.top_documents(scores, offsets, doc_ids, k, visible, order)
     return (cpu if name == "cpu" else reference).top_documents(scores, offsets, doc_ids, k, visible)
 
 

@@ -37,10 +37,10 @@ def chunk_scores(folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Ten
     queries = wide(folded)
     scores = queries @ stored_keys(keys, scales).to(queries.dtype).T
     scores = scores.masked_fill(~routing_mask.unsqueeze(-1), -torch.inf)
+    if not scores.shape[1]:
+        return scores.new_full((len(scores), scores.shape[2]), -torch.inf)
     # gather rather than amax, so that one token takes the gradient where two are equal: the first
-    return scores.gather(1, scores.argmax(1, keepdim=True)).squeeze(1) if scores.shape[1] else scores.new_full(
-        (len(scores), scores.shape[2]), -torch.inf
-    )
+    return scores.gather(1, scores.argmax(1, keepdim=True)).squeeze(1)
 
 
 def eager_document_scores(queries: Tensor, routing_mask: Tensor, keys: Tensor, offsets: Tensor) -> Tensor:
@@ -134,7 +134,8 @@ def attend_pieces(
     """Grouped-query attention over [template head; chosen pooled chunks; own tokens], causal among own tokens.
 
     The M queries are the last M of the A own tokens: M = A at prefill, 1 when decoding. A query sees itself even where
-    ``own_valid`` is False, so that a padding row stays finite.
+    ``own_valid`` is False, so that a padding row stays finite. Bank rows that nobody chose and what lies behind the own
+    tokens in their storage are never read.
 
     Args:
         q: [B, M, H, D]; own_keys, own_values: [B, A, G, D]; own_valid: own tokens that others may see [B, A].
@@ -152,6 +153,7 @@ def attend_pieces(
     front = []
     for bank, scales, template in ((bank_keys, key_scales, template_keys), (bank_values, value_scales, template_values)):
         picked = wide(bank[index]) if len(bank) else wide(bank.new_zeros(*index.shape, *bank.shape[1:]))
+        picked = torch.where((chunks >= 0)[..., None, None], picked, 0.0)
         if scales is not None:
             picked = picked * scales.expand(bank.shape[:2])[index].unsqueeze(-1)
         parts = [] if template is None else [wide(template).expand(rows, *template.shape)]
@@ -170,6 +172,4 @@ def attend_pieces(
 
     logits = torch.einsum("bmhd,bshd->bhms", wide(q), keys) / head_dim**0.5
     weights = logits.masked_fill(~seen, -torch.inf).softmax(-1)
-    # a slot that nobody may see may hold anything, NaN included
-    values = torch.where(seen.any(2).transpose(1, 2).unsqueeze(-1), values, 0.0)
     return torch.einsum("bhms,bshd->bmhd", weights, values).to(q.dtype)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from msa.ops import cpu, dispatch
-from msa.ops.quantise import RoutingKeys, score_error
+from msa.ops.order import DocumentOrder
+from msa.ops.quantise import RoutingKeys
 
 RESCORED = 2048  # chunks scored in float32 at a time
 
@@ -38,7 +39,7 @@ def route(
     k: int,
     *,
     visible: Tensor | None = None,
-    by_id: Tensor | None = None,
+    order: DocumentOrder | None = None,
     first_pass: RoutingKeys | None = None,
     exact: bool = True,
     implementation: str = "auto",
@@ -48,7 +49,7 @@ def route(
     Args:
         folded: folded routing queries [Q, M, W]; routing_mask: tokens that take part [Q, M].
         keys: the stored keys, which say what a score is; offsets: first chunk of each document [N + 1]; doc_ids: [N].
-        visible: documents that a question may see [Q, N], all by default; by_id: see :func:`msa.ops.dispatch.top_documents`.
+        visible: documents that a question may see [Q, N], all by default; order: of ``doc_ids``, which a GPU wants.
         first_pass: the same keys in fewer bytes, read in place of ``keys``; its ``error`` is measured against them.
         exact: score every chunk again, in float32 against ``keys``, that the first pass leaves in doubt. Whatever was
             rounded before, the result is then that of float32 scores. Without it scores are the first pass's.
@@ -59,7 +60,7 @@ def route(
 
     def best_of(rows: slice) -> tuple[Tensor, Tensor]:
         seen = None if visible is None else visible[rows]
-        return dispatch.top_documents(scores[rows], offsets, doc_ids, k, seen, by_id=by_id, implementation=implementation)
+        return dispatch.top_documents(scores[rows], offsets, doc_ids, k, seen, order=order, implementation=implementation)
 
     exact = exact and not (quick is keys and _unrounded(keys, implementation))
     between = quick is not keys and not _unrounded(keys, implementation)
