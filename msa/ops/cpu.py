@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from itertools import pairwise
 from threading import Thread
 
 import numpy as np
@@ -129,7 +130,7 @@ class _Packed:
         """The bound of :func:`msa.ops.quantise.score_error` for each question."""
         lengths, gaps, kept = self.measured[1:]
         bound = lengths * keys.error + gaps * keys.norm + kept * (keys.norm * summing_error(self.width, self.dtype))
-        ends = zip(self.tile_at, self.tile_at[1:], strict=False)
+        ends = pairwise(self.tile_at)
         return torch.tensor([float(bound[16 * start : 16 * end].max(initial=0.0)) for start, end in ends])
 
 
@@ -166,7 +167,7 @@ def settle(
     packed = _Packed(folded, routing_mask, values.dtype, variants(values)[0]) if between else None
     between_error = (packed.error(keys) if between else error).tolist()
     source, tokens, error = folded.float().contiguous(), _tokens(routing_mask), error.tolist()
-    offsets, doc_ids = offsets.long().contiguous(), doc_ids.long().contiguous()
+    offsets, doc_ids = _offsets(offsets, scores), doc_ids.long().contiguous()
     seen = None if visible is None else visible.to(torch.uint8).contiguous()
     best, reached = torch.empty(count, k, dtype=torch.long), torch.empty(count, k)
     rescored = [0] * count
@@ -245,7 +246,7 @@ def top_documents(
     library = native().library
     if library is None:
         return reference.top_documents(scores, offsets, doc_ids, k, visible)
-    scores, offsets, doc_ids = scores.float().contiguous(), offsets.long().contiguous(), doc_ids.long().contiguous()
+    scores, offsets, doc_ids = scores.float().contiguous(), _offsets(offsets, scores), doc_ids.long().contiguous()
     seen = None if visible is None else visible.to(torch.uint8).contiguous()
     best = torch.empty(len(scores), k, dtype=torch.long)
     values = torch.empty(len(scores), k)
@@ -258,6 +259,14 @@ def top_documents(
 
     _in_threads(part, len(scores), max(1, THREAD_CHUNKS * 16 // max(1, scores.shape[1])))
     return best, values
+
+
+def _offsets(offsets: Tensor, scores: Tensor) -> Tensor:
+    """Offsets as routing.c reads them; it would follow wrong ones out of the scores."""
+    offsets = offsets.long().contiguous()
+    if int(offsets[0]) != 0 or int(offsets[-1]) != scores.shape[1] or bool((offsets.diff() < 0).any()):
+        raise ValueError(f"offsets must rise from 0 to {scores.shape[1]}, the number of chunks")
+    return offsets
 
 
 def attend_pieces(
@@ -307,7 +316,7 @@ def attend_pieces(
     grouped = (q.float() * head_dim**-0.5).view(rows, groups, -1, head_dim)
     logits = grouped.new_empty(*grouped.shape[:3], seen.shape[2])
     ends = torch.tensor([0, *(keys.shape[1] for keys, _ in pieces)]).cumsum(0).tolist()
-    spans = list(zip(pieces, ends, ends[1:], strict=False))
+    spans = [(piece, *span) for piece, span in zip(pieces, pairwise(ends), strict=True)]
     for (keys, _), start, end in spans:
         logits[..., start:end] = grouped @ keys.float().permute(0, 2, 3, 1)
     weights = logits.masked_fill_(~seen.unsqueeze(1), -torch.inf).softmax(-1)

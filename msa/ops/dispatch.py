@@ -82,6 +82,14 @@ def chosen(device: torch.device, keys: Tensor, implementation: str = "auto") -> 
     return result
 
 
+def _require_fit(folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Tensor | None) -> None:
+    """Native code and kernels read what shapes say, so these must agree."""
+    if folded.shape[:2] != routing_mask.shape or folded.shape[-1] != keys.shape[-1]:
+        raise ValueError(f"queries {tuple(folded.shape)}, mask {tuple(routing_mask.shape)}, keys {tuple(keys.shape)}")
+    if scales is not None and scales.dim() and len(scales) != len(keys):
+        raise ValueError(f"{len(scales)} scales for {len(keys)} keys")
+
+
 def scores_with_error(
     folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, rows: Tensor | None = None, *, implementation: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -89,6 +97,7 @@ def scores_with_error(
 
     See :func:`msa.ops.quantise.score_error`.
     """
+    _require_fit(folded, routing_mask, keys.values, keys.scales)
     name = choose("chunk_scores", keys.values.device, implementation)
     if name == "cpu":
         return cpu.scores_with_error(folded.detach(), routing_mask, keys, rows)
@@ -118,6 +127,7 @@ def chunk_scores(
     folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Tensor | None = None, *, implementation: str = "auto"
 ) -> Tensor:
     """See :func:`msa.ops.reference.chunk_scores`; float32, without gradient, queries rounded to `query_dtype`."""
+    _require_fit(folded, routing_mask, keys, scales)
     folded, keys = folded.detach(), keys.detach()
     name = choose("chunk_scores", keys.device, implementation)
     if name == "triton":
@@ -142,6 +152,8 @@ def top_documents(
     Args:
         order: of ``doc_ids``; a GPU wants it, and computes it every time where it is not given.
     """
+    if len(offsets) != len(doc_ids) + 1 or (visible is not None and visible.shape != (len(scores), len(doc_ids))):
+        raise ValueError(f"{len(doc_ids)} documents need as many offsets and one more, and a column each of visible")
     name = choose("top_documents", scores.device, implementation)
     if name == "triton":
         from msa.ops import triton_documents
@@ -161,6 +173,7 @@ def pool_chunks(x: Tensor, lengths: Tensor, pool_tokens: int, *, implementation:
 
 def training_scores(folded: Tensor, routing_mask: Tensor, keys: Tensor, *, implementation: str = "auto") -> Tensor:
     """See :func:`msa.ops.reference.chunk_scores`: the same, differentiable in ``folded`` and ``keys``, nothing rounded."""
+    _require_fit(folded, routing_mask, keys, None)
     if choose("training_scores", keys.device, implementation) == "triton":
         from msa.ops import triton_training
 

@@ -67,7 +67,7 @@ def route(
     if exact and dispatch.settles(keys, implementation):
         return Routed(*cpu.settle(scores, error, folded, routing_mask, keys, offsets, doc_ids, k, visible, between))
     documents, best = best_of(slice(None))
-    if not exact:
+    if not exact or not k:
         return Routed(documents, best)
     # k documents reach the k-th score less the error, so one whose chunks, error added, stay below that is out; and a document
     # that is in has its true best chunk above it

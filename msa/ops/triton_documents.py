@@ -128,7 +128,7 @@ def top_documents(
         documents,
         k,
         BLOCK=min(size, tiles.padded(documents)),
-        STEP=min(16, tiles.padded(triton.cdiv(chunks, documents), 1)),
+        STEP=min(8, tiles.padded(triton.cdiv(chunks, documents), 1)),
         HIDES=visible is not None,
         FINAL=blocks == 1,
         num_warps=8,

@@ -1,0 +1,120 @@
+"""A quick first pass loses nothing: bounds hold, results are exact, and no score of a token is ever kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from msa import router
+from msa.ops import cpu, dispatch, quantise, reference
+from msa.ops.native import native
+from msa.ops.route import route
+from msa.ops.tolerance import require_close
+
+
+def shape_of_paper(questions=2, tokens=20, chunks=1500, seed=0):
+    """Random unit keys and folded queries of the paper's width, documents of 3 chunks."""
+    rng = torch.Generator().manual_seed(seed)
+    keys = router.normalise_keys(torch.randn(chunks, 8, 128, generator=rng))
+    folded = router.fold_queries(torch.randn(questions, tokens, 32, 128, generator=rng), 8)
+    offsets = torch.arange(0, chunks + 1, 3)
+    return folded, torch.ones(questions, tokens, dtype=torch.bool), keys, offsets, torch.randperm(len(offsets) - 1, generator=rng)
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "reference"])
+@pytest.mark.parametrize(("stored", "first"), [("bfloat16", "int8"), ("bfloat16", None), ("int8", None), ("float32", "int8")])
+def test_documents_are_those_of_float64_scores_at_paper_width(implementation, stored, first):
+    folded, mask, keys, offsets, ids = shape_of_paper()
+    kept = quantise.quantise_keys(keys) if stored == "int8" else quantise.plain_keys(keys.to(getattr(torch, stored)))
+    quick = quantise.quantise_keys(kept.rows(slice(None))) if first else None
+    found = route(folded, mask, kept, offsets, ids, 16, first_pass=quick, implementation=implementation)
+    true = reference.document_scores(reference.chunk_scores(folded.double(), mask, kept.values, kept.scales), offsets)
+    require_close(true.gather(1, found.documents), true.topk(16).values, torch.float32, "score deficit")
+    if stored == "bfloat16" and implementation == "cpu":
+        assert 16 <= found.rescored <= 2 * 3 * 16 * 4  # few are left in doubt by their own precision
+
+
+def test_without_rescoring_scores_are_the_first_passes():
+    folded, mask, keys, offsets, ids = shape_of_paper(chunks=300)
+    stored = quantise.quantise_keys(keys)
+    found = route(folded, mask, stored, offsets, ids, 5, exact=False)
+    scores = dispatch.chunk_scores(folded, mask, stored.values, stored.scales)
+    assert torch.equal(found.scores, reference.document_scores(scores, offsets).topk(5).values) and found.rescored == 0
+
+
+def test_equal_documents_survive_rescoring_in_the_order_of_ids():
+    folded, mask, keys, offsets, ids = shape_of_paper(chunks=60)
+    keys = keys[:3].repeat(20, 1)
+    found = route(folded, mask, quantise.plain_keys(keys.bfloat16()), offsets, ids, 6, first_pass=quantise.quantise_keys(keys))
+    assert found.documents.tolist() == [ids.argsort()[:6].tolist()] * 2
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.int8, None), (torch.float8_e4m3fn, None), (torch.float8_e4m3fn, 1 / 256)])
+def test_quantised_keys_know_their_error(dtype, scale):
+    keys = shape_of_paper()[2]
+    stored = quantise.quantise_keys(keys, dtype, scale)
+    rows = stored.rows(slice(None)).double()
+    assert (rows - keys.double()).norm(dim=-1).max() == pytest.approx(stored.error, rel=1e-5)
+    assert rows.norm(dim=-1).max() == pytest.approx(stored.norm, rel=1e-5)
+    assert stored.error < 0.05 * stored.norm
+    part = stored.part(torch.tensor([7, 3]))
+    assert torch.equal(part.rows(slice(None)), stored.rows(torch.tensor([7, 3])))
+
+
+def test_zero_rows_and_saturated_rows_are_quantised():
+    keys = torch.zeros(3, 64)
+    keys[1, 0] = 5.0
+    stored = quantise.quantise_keys(keys, torch.int8, 1 / 127)
+    assert stored.error == pytest.approx(4.0) and stored.values[1, 0] == 127
+    assert quantise.quantise_keys(keys).scales.tolist() == [1.0, pytest.approx(5 / 127), 1.0]
+    folded, mask = torch.zeros(1, 2, 64), torch.ones(1, 2, dtype=torch.bool)
+    assert dispatch.chunk_scores(folded, mask, quantise.quantise_keys(keys).values, quantise.quantise_keys(keys).scales).tolist() == [[0, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_threads_share_the_chunks(kind):
+    folded, mask, keys, offsets, ids = shape_of_paper(questions=3, tokens=5, chunks=4098)
+    stored = quantise.quantise_keys(keys) if kind == "int8" else quantise.plain_keys(keys.to(getattr(torch, kind)))
+    alone = route(folded, mask, stored, offsets, ids, 9)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        together = route(folded, mask, stored, offsets, ids, 9)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone.documents, together.documents) and torch.equal(alone.scores, together.scores)
+
+
+def peak_bytes(action) -> int:
+    """How far resident memory rises above where it stands, while ``action`` runs."""
+    with open("/proc/self/clear_refs", "w") as clear:
+        clear.write("5")
+
+    def read(field: str) -> int:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
+
+    before = read("VmRSS")
+    action()
+    return read("VmHWM") - before
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+def test_routing_keeps_at_most_eight_bytes_a_chunk_and_question(kind):
+    chunks, questions = 400_000, 2
+    keys = torch.randn(chunks, 64).to(getattr(torch, kind)) if kind != "int8" else torch.randint(-99, 99, (chunks, 64), dtype=torch.int8)
+    stored = quantise.RoutingKeys(keys, torch.ones(()) if kind == "int8" else None, 800.0)
+    offsets, ids = torch.arange(0, chunks + 1, 4), torch.arange(chunks // 4)
+    folded, mask = torch.randn(questions, 32, 64), torch.ones(questions, 32, dtype=torch.bool)
+    route(folded, mask, stored, offsets, ids, 16)  # what the first call loads stays
+    extra = peak_bytes(lambda: route(folded, mask, stored, offsets, ids, 16))
+    whole = questions * 32 * chunks * 4
+    assert extra <= 8 * chunks * questions + 4 * 2**20 < whole / 4
+
+
+def test_variants_are_chosen_by_dtype_and_processor():
+    have = native().features
+    bf16, int8 = torch.empty(3, 64, dtype=torch.bfloat16), torch.empty(3, 64, dtype=torch.int8)
+    assert cpu.variants(bf16) == [name for name in ("amx_bf16", "avx512_bf16") if name in have] + ["tiles"]
+    assert cpu.variants(int8) == [name for name in ("amx_int8", "avx512_vnni") if name in have] + ["tiles"]
+    assert cpu.variants(torch.empty(3, 64)) == cpu.variants(int8[:, :63]) == cpu.variants(bf16[:, ::2]) == ["tiles"]
