@@ -22,13 +22,15 @@ MULTIPROCESSORS = {80: 108, 90: 132}
 def main(arguments: list[str] | None = None) -> int:
     """Run, say what failed."""
     parser = argparse.ArgumentParser(prog="python -m msa.ops.check", description=__doc__.splitlines()[0])
-    parser.add_argument("--device", help="cuda where there is one, else cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one, else cpu")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     parser.add_argument("--compile", metavar="sm_XX", choices=[f"sm_{number}" for number in SHARED_BYTES])
     options = parser.parse_args(arguments)
     if options.compile:
         return compile_kernels(int(options.compile.removeprefix("sm_")))
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no CUDA device here")
     return run_cases(device, options.only)
 
 
