@@ -17,7 +17,7 @@ from torch import Tensor
 
 from msa.ops import cpu, dispatch, quantise, reference, tiles
 from msa.ops.quantise import RoutingKeys
-from msa.ops.route import route
+from msa.ops.route import Part, route
 from msa.ops.tolerance import require_close
 
 Case = Callable[[], None]
@@ -179,7 +179,7 @@ DOCUMENTS_LARGE = ((8, [7] * 40000, 16, False), (1, [1] * 300000, 64, True), (2,
 def top_documents(device: torch.device, name: str, questions: int, counts: list[int], k: int, hides: bool) -> None:
     """Documents and scores are the oracle's exactly: many scores are equal, some are -inf, both zeros occur."""
     rng = _rng(device, questions, len(counts), k)
-    offsets = torch.tensor([0, *counts], device=device).cumsum(0)
+    offsets = _offsets(torch.tensor(counts, device=device))
     total, documents = int(offsets[-1]), len(counts)
     scores = torch.randint(-3, 4, (questions, total), generator=rng, device=device).float() / 3
     scores = torch.where((scores == 0) & (torch.rand(scores.shape, generator=rng, device=device) < 0.5), -0.0, scores)
@@ -195,25 +195,36 @@ def top_documents(device: torch.device, name: str, questions: int, counts: list[
 
 
 def exact_route(device: torch.device, name: str, kind: str, first: str | None) -> None:
-    """A rounded first pass chooses what float64 scores of the stored keys choose."""
+    """A rounded first pass over two parts chooses what float64 scores of all stored keys choose, with those scores."""
     questions, tokens, documents, width, k = 3, 19, 130, 128, 17
     counts = torch.arange(documents, device=device) % 4
-    offsets = torch.cat((torch.zeros(1, dtype=torch.long, device=device), counts.cumsum(0)))
-    folded, mask, unit = _questions(device, (questions, tokens, int(offsets[-1]), width))
+    folded, mask, unit = _questions(device, (questions, tokens, int(counts.sum()), width))
     clean = folded.masked_fill(~mask.unsqueeze(-1), 0.0)
     keys = _stored(unit, kind)
-    quick = None if first is None else _stored(keys.rows(slice(None)), first)
     ids = torch.randperm(documents, generator=_rng(device, 5), device=device)
     visible = torch.rand(questions, documents, generator=_rng(device, 6), device=device) < 0.9
-    found = route(clean, mask, keys, offsets, ids, k, visible=visible, first_pass=quick, implementation=name)
-    true = reference.document_scores(reference.chunk_scores(clean.double(), mask, keys.values, keys.scales), offsets)
-    true = true.masked_fill(~visible, -torch.inf)
-    best = true.topk(k, dim=-1).values
-    chosen = true.gather(1, found.documents.clamp(min=0)).masked_fill(found.documents < 0, -torch.inf)
-    require_close(found.scores, best, torch.float32, "scores of the chosen documents")
-    require_close(chosen, best, torch.float32, "true scores of the chosen documents")
-    if bool((found.documents[1] != -1).any()):
-        raise AssertionError("a question without routing tokens found documents")
+    parts, start = [], 0
+    for own in (slice(0, 90), slice(90, documents)):
+        offsets = _offsets(counts[own])
+        some = keys.part(slice(start, start + int(offsets[-1])))
+        quick = None if first is None else _stored(some.exact(slice(None)), first)
+        parts.append(Part(some, offsets, ids[own], visible[:, own], quick))
+        start += int(offsets[-1])
+    found = route(folded, mask, parts, k, implementation=name)
+
+    pairs = torch.einsum("qmw,tw->qmt", clean.double(), keys.exact(slice(None)))
+    true = reference.document_scores(pairs.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1).float(), _offsets(counts))
+    place, best = reference.top_documents(true, torch.arange(documents + 1, device=device), ids, k, visible)
+    if not torch.equal(found.scores, best):
+        raise AssertionError(f"scores {found.scores.tolist()} in place of {best.tolist()}")
+    if not torch.equal(found.place + 90 * (found.part == 1), place):
+        raise AssertionError(f"documents {found.place.tolist()} in place of {place.tolist()}")
+    if not torch.equal(found.doc_ids, torch.where(place < 0, -1, ids[place])):
+        raise AssertionError(f"ids {found.doc_ids.tolist()}")
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    return torch.cat((counts.new_zeros(1), counts.cumsum(0)))
 
 
 def pool_chunks(device: torch.device, name: str, pool: int, features: int, dtype: torch.dtype) -> None:

@@ -147,7 +147,7 @@ def settles(keys: RoutingKeys) -> bool:
 
 def settle(
     scores: Tensor,
-    error: Tensor,
+    floor: Tensor,
     folded: Tensor,
     routing_mask: Tensor,
     keys: RoutingKeys,
@@ -157,16 +157,16 @@ def settle(
     visible: Tensor | None,
     between: bool,
 ) -> tuple[Tensor, Tensor, int]:
-    """The k best documents by float32 scores, from a first pass; see :func:`msa.ops.route.route` and msa_settle in routing.c.
+    """The k best documents by exact scores, from a first pass; see :func:`msa.ops.route.route` and msa_settle in routing.c.
 
     Args:
-        scores: of the first pass [Q, T], overwritten; error: how far they can be off [Q].
-        between: score what is in doubt with ``keys`` in their own precision before float32 does.
+        scores: of the first pass [Q, T], overwritten; floor: chunks that score lower are of no use [Q]; k: at least 1.
+        between: score what is in doubt with ``keys`` in their own precision before float64 does.
     """
     library, count, values = native().library, len(folded), keys.values
     packed = _Packed(folded, routing_mask, values.dtype, variants(values)[0]) if between else None
-    between_error = (packed.error(keys) if between else error).tolist()
-    source, tokens, error = folded.float().contiguous(), _tokens(routing_mask), error.tolist()
+    between_error = packed.error(keys).tolist() if between else [0.0] * count
+    source, tokens, floor = folded.float().contiguous(), _tokens(routing_mask), floor.tolist()
     offsets, doc_ids = _offsets(offsets, scores), doc_ids.long().contiguous()
     seen = None if visible is None else visible.to(torch.uint8).contiguous()
     best, reached = torch.empty(count, k, dtype=torch.long), torch.empty(count, k)
@@ -180,7 +180,7 @@ def settle(
                 Settle(
                     scores=scores[number].data_ptr(),
                     chunks=scores.shape[1],
-                    error=error[number],
+                    floor=floor[number],
                     offsets=offsets.data_ptr(),
                     ids=doc_ids.data_ptr(),
                     documents=len(doc_ids),

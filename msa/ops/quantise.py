@@ -32,13 +32,14 @@ class RoutingKeys:
         """Some of the keys."""
         scales = self.scales[chosen] if self.scales is not None and self.scales.dim() else self.scales
         # index_select is three times as fast as an index in brackets
-        values = self.values[chosen] if isinstance(chosen, slice) else self.values.index_select(0, chosen)
+        bytes_alone = self.values.view(torch.int8) if self.values.dtype.itemsize == 1 else self.values  # fp8 cannot be indexed
+        values = self.values[chosen] if isinstance(chosen, slice) else bytes_alone.index_select(0, chosen).view(self.values.dtype)
         return RoutingKeys(values, scales, self.norm, self.error)
 
-    def rows(self, chosen: Tensor | slice) -> Tensor:
-        """Some keys, scaled, in float32."""
+    def exact(self, chosen: Tensor | slice) -> Tensor:
+        """What some of the stored keys stand for, in float64."""
         some = self.part(chosen)
-        return some.values.float() if some.scales is None else some.values.float() * some.scales.unsqueeze(-1)
+        return some.values.double() if some.scales is None else some.values.double() * some.scales.double().unsqueeze(-1)
 
 
 def plain_keys(keys: Tensor) -> RoutingKeys:
@@ -62,16 +63,16 @@ def quantise_keys(keys: Tensor, dtype: torch.dtype = torch.int8, scale: float | 
     scales = torch.empty(len(keys), device=keys.device) if scale is None else torch.tensor(scale, device=keys.device)
     norm = error = 0.0
     for start in range(0, len(keys), ROWS):
-        part = keys[start : start + ROWS].float()
+        part = keys[start : start + ROWS].double()
         if scale is None:
-            scales[start : start + ROWS] = row_scales(part, largest)
+            scales[start : start + ROWS] = row_scales(part.float(), largest)
         by = scales[start : start + ROWS].unsqueeze(-1) if scale is None else scales
-        stored = (part / by).clamp(-largest, largest)
+        stored = (part.float() / by).clamp(-largest, largest)
         stored = stored.round().to(dtype) if dtype == torch.int8 else stored.to(dtype)
         values[start : start + ROWS] = stored
         meant = stored.double() * by.double()
         norm = max(norm, float(meant.norm(dim=-1).max()))
-        error = max(error, float((meant - part.double()).norm(dim=-1).max()))
+        error = max(error, float((meant - part).norm(dim=-1).max()))
     return RoutingKeys(values, scales, norm, error)
 
 

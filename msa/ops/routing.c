@@ -301,14 +301,14 @@ void msa_top_documents(const float *scores, int64_t chunks, const int64_t *offse
 typedef struct {
     float *scores; /* of a first pass, [chunks]; overwritten */
     int64_t chunks;
-    float error; /* how far each of them can be off */
+    float floor; /* a chunk whose score is lower than this cannot be of use */
     const int64_t *offsets, *ids;
     int64_t documents;
     const uint8_t *visible; /* [documents] or null */
     int64_t k;
     void (*between)(const Routing *); /* a scoring function for a pass between, or null */
     const Routing *routing;           /* its argument, but for rows, first, last and out */
-    float between_error;
+    float between_error;              /* how far its scores can be off */
     const uint8_t *keys; /* what a score is measured by: bf16 (kind 0), int8 (1) or float32 (2), scaled */
     int64_t stride, width;
     int kind;
@@ -321,47 +321,45 @@ typedef struct {
     float *values; /* [k] */
 } Settle;
 
-/* Score of one chunk in float32. */
-static WIDE float exact_score(const Settle *s, int64_t chunk, float *key) {
+/* Score of one chunk, summed in float64 and rounded once, so that it does not depend on the order of the sums. */
+static WIDE float exact_score(const Settle *s, int64_t chunk, double *key) {
     const uint8_t *row = s->keys + chunk * s->stride;
-    const __m512 scale = _mm512_set1_ps(s->key_scales ? s->key_scales[chunk * s->key_scale_step] : 1.0f);
-    for (int64_t i = 0; i < s->width; i += 16) {
-        __m512 x;
+    const __m512d scale = _mm512_set1_pd(s->key_scales ? s->key_scales[chunk * s->key_scale_step] : 1.0);
+    for (int64_t i = 0; i < s->width; i += 8) {
+        __m256 x;
         if (s->kind == 0)
-            x = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(row + 2 * i))), 16));
+            x = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(row + 2 * i))), 16));
         else if (s->kind == 1)
-            x = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(row + i))));
+            x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(row + i))));
         else
-            x = _mm512_loadu_ps((const float *)row + i);
-        _mm512_storeu_ps(key + i, _mm512_mul_ps(x, scale));
+            x = _mm256_loadu_ps((const float *)row + i);
+        _mm512_storeu_pd(key + i, _mm512_mul_pd(_mm512_cvtps_pd(x), scale));
     }
-    float best = -__builtin_inff();
+    double best = -__builtin_inf();
     for (int64_t n = 0; n < s->count; n++) {
         const float *token = s->tokens + s->index[n] * s->width;
-        __m512 sum = _mm512_setzero_ps(), other = sum;
-        int64_t i = 0;
-        for (; i + 32 <= s->width; i += 32) {
-            sum = _mm512_fmadd_ps(_mm512_loadu_ps(token + i), _mm512_loadu_ps(key + i), sum);
-            other = _mm512_fmadd_ps(_mm512_loadu_ps(token + i + 16), _mm512_loadu_ps(key + i + 16), other);
+        __m512d sum = _mm512_setzero_pd(), other = sum;
+        for (int64_t i = 0; i < s->width; i += 16) {
+            sum = _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_loadu_ps(token + i)), _mm512_loadu_pd(key + i), sum);
+            other = _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_loadu_ps(token + i + 8)), _mm512_loadu_pd(key + i + 8), other);
         }
-        for (; i < s->width; i += 16) sum = _mm512_fmadd_ps(_mm512_loadu_ps(token + i), _mm512_loadu_ps(key + i), sum);
-        const float score = _mm512_reduce_add_ps(_mm512_add_ps(sum, other));
+        const double score = _mm512_reduce_add_pd(_mm512_add_pd(sum, other));
         if (score > best) best = score;
     }
-    return best;
+    return (float)best;
 }
 
 /* Scores again every chunk that reaches `floor`, in place, and drops the others. Returns how many there were. */
-static int64_t score_again(const Settle *s, float floor, int between, float *key) {
+static int64_t score_again(const Settle *s, float floor, int between, double *key) {
     int64_t list[AGAIN], listed = 0, all = 0;
     float got[AGAIN];
     for (int64_t chunk = 0; chunk <= s->chunks; chunk++) {
         if (listed == AGAIN || chunk == s->chunks) {
-            if (between) {
+            if (between && listed) {
                 Routing part = *s->routing;
                 part.rows = list, part.first = 0, part.last = listed, part.out = got, part.out_stride = AGAIN;
                 for (int64_t i = 0; i < listed; i++) got[i] = -__builtin_inff();
-                if (listed) s->between(&part);
+                s->between(&part);
             }
             for (int64_t i = 0; i < listed; i++) s->scores[list[i]] = between ? got[i] : exact_score(s, list[i], key);
             all += listed, listed = 0;
@@ -373,24 +371,23 @@ static int64_t score_again(const Settle *s, float floor, int between, float *key
     return all;
 }
 
-/* The k best documents of one question by float32 scores, from a first pass whose scores are off by no more than `error`: k documents
- * reach the k-th score less the error, so one whose chunks, error added, stay below that is out; and a document that is in has its true
- * best chunk above it. Returns how many chunks were scored in float32. */
+static void top_of(const Settle *s) {
+    msa_top_documents(s->scores, s->chunks, s->offsets, s->ids, s->documents, s->visible, s->k, 0, 1, s->best, s->values);
+}
+
+/* The k best documents of one question by exact scores, among those that chunks at or above `floor` leave. A pass between raises the floor:
+ * k documents reach its k-th score less its error. Returns how many chunks were scored exactly. */
 int64_t msa_settle(const Settle *s) {
-    float *key = malloc((size_t)s->width * sizeof(float));
+    double *key = malloc((size_t)s->width * sizeof(double));
     if (!key) abort();
-    int64_t exact = 0;
-    if (s->k > 0) {
-        msa_top_documents(s->scores, s->chunks, s->offsets, s->ids, s->documents, s->visible, s->k, 0, 1, s->best, s->values);
-        float floor = s->values[s->k - 1] - 2 * s->error;
-        if (s->between) {
-            score_again(s, floor, 1, key);
-            msa_top_documents(s->scores, s->chunks, s->offsets, s->ids, s->documents, s->visible, s->k, 0, 1, s->best, s->values);
-            floor = s->values[s->k - 1] - 2 * s->between_error;
-        }
-        exact = score_again(s, floor, 0, key);
-        msa_top_documents(s->scores, s->chunks, s->offsets, s->ids, s->documents, s->visible, s->k, 0, 1, s->best, s->values);
+    float floor = s->floor;
+    if (s->between) {
+        score_again(s, floor, 1, key);
+        top_of(s);
+        floor = s->values[s->k - 1] - 2 * s->between_error;
     }
+    const int64_t exact = score_again(s, floor, 0, key);
+    top_of(s);
     free(key);
     return exact;
 }

@@ -11,7 +11,7 @@ import torch
 
 from configs.errors import UserError
 from msa.ops import cpu, dispatch, native, quantise, reference
-from msa.ops.route import route
+from msa.ops.route import Part, route
 
 CPU = torch.device("cpu")
 
@@ -80,12 +80,14 @@ def test_nothing_to_route_over_is_no_error():
         for dtype in (torch.float32, torch.bfloat16):
             keys = quantise.plain_keys(torch.zeros(0, 64, dtype=dtype))
             nobody = torch.zeros(2, 3, 64), torch.ones(2, 3, dtype=torch.bool)
-            found = route(*nobody, keys, torch.tensor([0]), torch.zeros(0, dtype=torch.long), 3, implementation=name)
-            assert found.documents.tolist() == [[-1] * 3] * 2
+            nothing = Part(keys, torch.tensor([0]), torch.zeros(0, dtype=torch.long))
+            assert route(*nobody, [nothing], 3, implementation=name).doc_ids.tolist() == [[-1] * 3] * 2
             unasked = torch.zeros(2, 0, 64), torch.zeros(2, 0, dtype=torch.bool)
-            one = quantise.plain_keys(torch.ones(1, 64, dtype=dtype))
-            found = route(*unasked, one, torch.tensor([0, 1]), torch.tensor([7]), 1, implementation=name)
-            assert found.documents.tolist() == [[-1]] * 2
+            one = Part(quantise.plain_keys(torch.ones(1, 64, dtype=dtype)), torch.tensor([0, 1]), torch.tensor([7]))
+            assert route(*unasked, [one], 1, implementation=name).place.tolist() == [[-1]] * 2
+            found = route(*nobody, [nothing, one], 2, implementation=name)
+            assert found.doc_ids.tolist() == [[7, -1]] * 2 and found.part.tolist() == [[1, -1]] * 2
+            assert route(*nobody, [one], 0, implementation=name).doc_ids.shape == (2, 0)
 
 
 @pytest.fixture
@@ -104,9 +106,9 @@ def test_without_a_compiler_torch_routes(without_compiler):
     offsets, ids = torch.arange(0, 51, 2), torch.arange(25).flip(0)
     for stored in (quantise.plain_keys(unit.bfloat16()), quantise.quantise_keys(unit)):
         assert cpu.variants(stored.values) == ["tiles"]
-        found = route(folded, mask, stored, offsets, ids, 4)
-        true = reference.document_scores(reference.chunk_scores(folded, mask, stored.values, stored.scales), offsets)
-        assert torch.allclose(found.scores, true.topk(4).values, atol=1e-5)
+        found = route(folded, mask, [Part(stored, offsets, ids)], 4)
+        true = reference.document_scores(reference.chunk_scores(folded.double(), mask, stored.exact(slice(None))), offsets)
+        assert torch.equal(found.scores, true.topk(4).values.float())
 
 
 def test_a_compiler_that_fails_is_reported(monkeypatch):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 from msa import router
 from msa.ops import cpu, dispatch, quantise, reference
 from msa.ops.native import native
-from msa.ops.route import route
-from msa.ops.tolerance import require_close
+from msa.ops.route import Part, route
 
 
 def shape_of_paper(questions=2, tokens=20, chunks=1500, seed=0):
@@ -26,39 +27,55 @@ def shape_of_paper(questions=2, tokens=20, chunks=1500, seed=0):
 def test_documents_are_those_of_float64_scores_at_paper_width(implementation, stored, first):
     folded, mask, keys, offsets, ids = shape_of_paper()
     kept = quantise.quantise_keys(keys) if stored == "int8" else quantise.plain_keys(keys.to(getattr(torch, stored)))
-    quick = quantise.quantise_keys(kept.rows(slice(None))) if first else None
-    found = route(folded, mask, kept, offsets, ids, 16, first_pass=quick, implementation=implementation)
-    true = reference.document_scores(reference.chunk_scores(folded.double(), mask, kept.values, kept.scales), offsets)
-    require_close(true.gather(1, found.documents), true.topk(16).values, torch.float32, "score deficit")
-    if stored == "bfloat16" and implementation == "cpu":
+    quick = quantise.quantise_keys(kept.exact(slice(None))) if first else None
+    found = route(folded, mask, [Part(kept, offsets, ids, None, quick)], 16, implementation=implementation)
+    true = reference.document_scores(reference.chunk_scores(folded.double(), mask, kept.exact(slice(None))), offsets)
+    assert torch.equal(found.scores, true.topk(16).values.float())
+    assert torch.equal(true.gather(1, found.place).float(), found.scores) and torch.equal(found.doc_ids, ids[found.place])
+    if stored == "bfloat16":
         assert 16 <= found.rescored <= 2 * 3 * 16 * 4  # few are left in doubt by their own precision
 
 
 def test_without_rescoring_scores_are_the_first_passes():
     folded, mask, keys, offsets, ids = shape_of_paper(chunks=300)
     stored = quantise.quantise_keys(keys)
-    found = route(folded, mask, stored, offsets, ids, 5, exact=False)
+    found = route(folded, mask, [Part(stored, offsets, ids)], 5, exact=False)
     scores = dispatch.chunk_scores(folded, mask, stored.values, stored.scales)
     assert torch.equal(found.scores, reference.document_scores(scores, offsets).topk(5).values) and found.rescored == 0
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "reference", "triton"])
+def test_results_do_not_depend_on_parts(implementation):
+    folded, mask, keys, offsets, ids = shape_of_paper(chunks=120, tokens=3)
+    whole = quantise.plain_keys(keys.bfloat16())
+    together = route(folded, mask, [Part(whole, offsets, ids)], 7, implementation=implementation)
+    cuts = [0, 4, 4, 25, 40]
+    parts = [
+        Part(whole.part(slice(3 * a, 3 * b)), offsets[a : b + 1] - 3 * a, ids[a:b]) for a, b in pairwise(cuts)
+    ]
+    apart = route(folded, mask, parts, 7, implementation=implementation)
+    assert torch.equal(apart.doc_ids, together.doc_ids) and torch.equal(apart.scores, together.scores)
+    assert torch.equal(torch.tensor(cuts)[apart.part] + apart.place, together.place)
+    assert route(folded, mask, [], 7).doc_ids.tolist() == [[-1] * 7] * 2
 
 
 def test_equal_documents_survive_rescoring_in_the_order_of_ids():
     folded, mask, keys, offsets, ids = shape_of_paper(chunks=60)
     keys = keys[:3].repeat(20, 1)
-    found = route(folded, mask, quantise.plain_keys(keys.bfloat16()), offsets, ids, 6, first_pass=quantise.quantise_keys(keys))
-    assert found.documents.tolist() == [ids.argsort()[:6].tolist()] * 2
+    part = Part(quantise.plain_keys(keys.bfloat16()), offsets, ids, None, quantise.quantise_keys(keys.bfloat16()))
+    assert route(folded, mask, [part], 6).doc_ids.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [(torch.int8, None), (torch.float8_e4m3fn, None), (torch.float8_e4m3fn, 1 / 256)])
 def test_quantised_keys_know_their_error(dtype, scale):
     keys = shape_of_paper()[2]
     stored = quantise.quantise_keys(keys, dtype, scale)
-    rows = stored.rows(slice(None)).double()
+    rows = stored.exact(slice(None))
     assert (rows - keys.double()).norm(dim=-1).max() == pytest.approx(stored.error, rel=1e-5)
     assert rows.norm(dim=-1).max() == pytest.approx(stored.norm, rel=1e-5)
     assert stored.error < 0.05 * stored.norm
     part = stored.part(torch.tensor([7, 3]))
-    assert torch.equal(part.rows(slice(None)), stored.rows(torch.tensor([7, 3])))
+    assert torch.equal(part.exact(slice(None)), rows[[7, 3]])
 
 
 def test_zero_rows_and_saturated_rows_are_quantised():
@@ -75,14 +92,14 @@ def test_zero_rows_and_saturated_rows_are_quantised():
 def test_threads_share_the_chunks(kind):
     folded, mask, keys, offsets, ids = shape_of_paper(questions=3, tokens=5, chunks=4098)
     stored = quantise.quantise_keys(keys) if kind == "int8" else quantise.plain_keys(keys.to(getattr(torch, kind)))
-    alone = route(folded, mask, stored, offsets, ids, 9)
+    alone = route(folded, mask, [Part(stored, offsets, ids)], 9)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        together = route(folded, mask, stored, offsets, ids, 9)
+        together = route(folded, mask, [Part(stored, offsets, ids)], 9)
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(alone.documents, together.documents) and torch.equal(alone.scores, together.scores)
+    assert torch.equal(alone.place, together.place) and torch.equal(alone.scores, together.scores)
 
 
 def peak_bytes(action) -> int:
@@ -106,8 +123,9 @@ def test_routing_keeps_at_most_eight_bytes_a_chunk_and_question(kind):
     stored = quantise.RoutingKeys(keys, torch.ones(()) if kind == "int8" else None, 800.0)
     offsets, ids = torch.arange(0, chunks + 1, 4), torch.arange(chunks // 4)
     folded, mask = torch.randn(questions, 32, 64), torch.ones(questions, 32, dtype=torch.bool)
-    route(folded, mask, stored, offsets, ids, 16)  # what the first call loads stays
-    extra = peak_bytes(lambda: route(folded, mask, stored, offsets, ids, 16))
+    parts = [Part(stored, offsets, ids)]
+    route(folded, mask, parts, 16)  # what the first call loads stays
+    extra = peak_bytes(lambda: route(folded, mask, parts, 16))
     whole = questions * 32 * chunks * 4
     assert extra <= 8 * chunks * questions + 4 * 2**20 < whole / 4
 
