@@ -27,6 +27,7 @@ TILE_CHUNKS = 2048  # of torch's matrix products: their scores stay in the cache
 THREAD_CHUNKS = 1024  # fewer are not worth a second thread
 NATIVE = {torch.bfloat16: ("amx_bf16", "avx512_bf16"), torch.int8: ("amx_int8", "avx512_vnni")}
 WIDE_KEYS = 512  # KV heads x head_dim from which copying keys costs more than several calls
+BAD_OFFSETS = "offsets of documents must rise from 0 to the number of chunks"
 STEP_BYTES = 64  # native code reads a key in whole steps
 
 
@@ -84,8 +85,8 @@ class _Packed:
         tiles = [-(-len(part) // 16) for part in tokens]
         self.tile_at = np.concatenate(([0], np.cumsum(tiles))).astype(np.int64)
         # tokens that fill up a tile repeat one, so that no maximum changes
-        filled = (np.pad(part, (0, 16 * n - len(part)), mode="edge") for part, n in zip(tokens, tiles, strict=True) if n)
-        chosen = np.concatenate([np.zeros(0, np.int64), *filled])
+        filled = [part[np.minimum(np.arange(16 * n), len(part) - 1)] for part, n in zip(tokens, tiles, strict=True)]
+        chosen = np.concatenate(filled) if filled else np.zeros(0, np.int64)
         self.packed = torch.empty(len(chosen) * self.width * dtype.itemsize, dtype=torch.uint8)
         self.measured = np.empty((4, len(chosen)), np.float32)
         native().library.msa_pack(
@@ -99,7 +100,8 @@ class _Packed:
         return Routing(
             keys=keys.values.data_ptr(),
             stride=keys.values.stride(0) * keys.values.element_size(),
-            steps=self.width * keys.values.element_size() // STEP_BYTES,
+            steps=self.width * self.dtype.itemsize // STEP_BYTES,
+            widen=keys.values.dtype != self.dtype,
             packed=self.packed.data_ptr(),
             questions=questions.stop - questions.start,
             tile_at=self.tile_at[questions.start :].ctypes.data,
@@ -140,54 +142,51 @@ def _tokens(routing_mask: Tensor) -> list[np.ndarray]:
 
 
 def settles(keys: RoutingKeys) -> bool:
-    """Whether :func:`settle` can score such keys: those of native routing, and float32 where it has AVX-512."""
+    """Whether :func:`best_documents` takes such keys: those of native routing, and float32 where it has AVX-512."""
     wide = keys.values.dtype == torch.float32 and keys.values.shape[1] % 16 == 0 and keys.values.stride(1) == 1
     return variants(keys.values)[0] != "tiles" or bool(wide and native().features)
 
 
-def settle(
-    scores: Tensor,
-    floor: Tensor,
+def best_documents(
     folded: Tensor,
     routing_mask: Tensor,
     keys: RoutingKeys,
+    first_pass: RoutingKeys | None,
     offsets: Tensor,
     doc_ids: Tensor,
     k: int,
     visible: Tensor | None,
-    between: bool,
-) -> tuple[Tensor, Tensor, int]:
-    """The k best documents by exact scores, from a first pass; see :func:`msa.ops.route.route` and msa_settle in routing.c.
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Places in the bank, ids and exact scores [Q, k] of one part's best documents, and how many chunks were scored exactly.
 
-    Args:
-        scores: of the first pass [Q, T], overwritten; floor: chunks that score lower are of no use [Q]; k: at least 1.
-        between: score what is in doubt with ``keys`` in their own precision before float64 does.
+    See :func:`msa.ops.route.route` for what goes in, and msa_settle in routing.c; ``k`` is at least 1.
     """
+    scores, error = scores_with_error(folded, routing_mask, first_pass or keys)
+    packed = _narrowing(folded, routing_mask, keys, first_pass or keys)
     library, count, values = native().library, len(folded), keys.values
-    packed = _Packed(folded, routing_mask, values.dtype, variants(values)[0]) if between else None
-    between_error = packed.error(keys).tolist() if between else [0.0] * count
-    source, tokens, floor = folded.float().contiguous(), _tokens(routing_mask), floor.tolist()
-    offsets, doc_ids = _offsets(offsets, scores), doc_ids.long().contiguous()
+    between_error = packed.error(keys).tolist() if packed else [0.0] * count
+    source, tokens, error = folded.float().contiguous(), _tokens(routing_mask), error.tolist()
+    offsets, doc_ids = offsets.long().contiguous(), doc_ids.long().contiguous()
     seen = None if visible is None else visible.to(torch.uint8).contiguous()
-    best, reached = torch.empty(count, k, dtype=torch.long), torch.empty(count, k)
+    place, ids, best = torch.empty(count, k, dtype=torch.long), torch.empty(count, k, dtype=torch.long), torch.empty(count, k)
     rescored = [0] * count
 
     def part(first: int, last: int) -> None:
         for number in range(first, last):
-            argument = packed.argument(keys, slice(number, number + 1)) if between else None
-            call = ctypes.cast(getattr(library, f"msa_{packed.variant}"), ctypes.c_void_p) if between else None
+            argument = packed.argument(keys, slice(number, number + 1)) if packed else None
+            call = ctypes.cast(getattr(library, f"msa_{packed.variant}"), ctypes.c_void_p) if packed else None
             rescored[number] = library.msa_settle(
                 Settle(
                     scores=scores[number].data_ptr(),
                     chunks=scores.shape[1],
-                    floor=floor[number],
+                    error=error[number],
                     offsets=offsets.data_ptr(),
                     ids=doc_ids.data_ptr(),
                     documents=len(doc_ids),
                     visible=None if seen is None else seen[number].data_ptr(),
                     k=k,
                     between=call,
-                    routing=ctypes.pointer(argument) if between else None,
+                    routing=ctypes.pointer(argument) if packed else None,
                     between_error=between_error[number],
                     keys=values.data_ptr(),
                     stride=values.stride(0) * values.element_size(),
@@ -198,13 +197,27 @@ def settle(
                     tokens=source.data_ptr(),
                     index=tokens[number].ctypes.data,
                     count=len(tokens[number]),
-                    best=best[number].data_ptr(),
-                    values=reached[number].data_ptr(),
+                    best=place[number].data_ptr(),
+                    best_ids=ids[number].data_ptr(),
+                    values=best[number].data_ptr(),
                 )
             )
 
     _in_threads(part, count, 1)
-    return best, reached, sum(rescored)
+    if min(rescored, default=0) < 0:
+        raise ValueError(BAD_OFFSETS)
+    return place, ids, best, sum(rescored)
+
+
+def _narrowing(folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, read: RoutingKeys) -> _Packed | None:
+    """Queries for a pass between a first one of int8 and exact scores, at less than what those cost; None if there is none.
+
+    Listed keys are multiplied in bfloat16, which holds every int8, so that only the queries are rounded, and less.
+    """
+    if read.values.dtype != torch.int8 or keys.values.dtype not in NATIVE:
+        return None
+    variant = variants(torch.empty(0, keys.values.shape[1], dtype=torch.bfloat16))[0]
+    return None if variant == "tiles" else _Packed(folded, routing_mask, torch.bfloat16, variant)
 
 
 def _in_threads(part: Callable[[int, int], None], count: int, least: int) -> None:
@@ -246,27 +259,24 @@ def top_documents(
     library = native().library
     if library is None:
         return reference.top_documents(scores, offsets, doc_ids, k, visible)
-    scores, offsets, doc_ids = scores.float().contiguous(), _offsets(offsets, scores), doc_ids.long().contiguous()
+    scores, offsets, doc_ids = scores.float().contiguous(), offsets.long().contiguous(), doc_ids.long().contiguous()
     seen = None if visible is None else visible.to(torch.uint8).contiguous()
     best = torch.empty(len(scores), k, dtype=torch.long)
     values = torch.empty(len(scores), k)
 
+    failed = []
+
     def part(first: int, last: int) -> None:
-        library.msa_top_documents(
+        status = library.msa_top_documents(
             scores.data_ptr(), scores.shape[1], offsets.data_ptr(), doc_ids.data_ptr(), len(doc_ids),
             None if seen is None else seen.data_ptr(), k, first, last, best.data_ptr(), values.data_ptr(),
         )  # fmt: skip
+        failed.extend([status] if status else [])
 
     _in_threads(part, len(scores), max(1, THREAD_CHUNKS * 16 // max(1, scores.shape[1])))
+    if failed:
+        raise ValueError(BAD_OFFSETS)
     return best, values
-
-
-def _offsets(offsets: Tensor, scores: Tensor) -> Tensor:
-    """Offsets as routing.c reads them; it would follow wrong ones out of the scores."""
-    offsets = offsets.long().contiguous()
-    if int(offsets[0]) != 0 or int(offsets[-1]) != scores.shape[1] or bool((offsets.diff() < 0).any()):
-        raise ValueError(f"offsets must rise from 0 to {scores.shape[1]}, the number of chunks")
-    return offsets
 
 
 def attend_pieces(

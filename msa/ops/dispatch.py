@@ -106,9 +106,10 @@ def scores_with_error(
     return scores, score_error(folded.detach(), routing_mask, keys, query_dtype(keys.values, implementation))
 
 
-def settles(keys: RoutingKeys, implementation: str = "auto") -> bool:
-    """Whether :func:`msa.ops.cpu.settle` takes over from a first pass with such keys."""
-    return choose("chunk_scores", keys.values.device, implementation) == "cpu" and cpu.settles(keys)
+def settles(quick: RoutingKeys, keys: RoutingKeys, implementation: str = "auto") -> bool:
+    """Whether :func:`msa.ops.cpu.best_documents` takes keys ``quick`` for a first pass and ``keys`` for exact scores."""
+    name = choose("chunk_scores", keys.values.device, implementation)
+    return name == "cpu" and cpu.settles(keys) and quick.values.device == keys.values.device
 
 
 def query_dtype(keys: Tensor, implementation: str = "auto") -> torch.dtype:

@@ -35,6 +35,7 @@ class Routing(ctypes.Structure):
         ("first", ctypes.c_int64),
         ("last", ctypes.c_int64),
         ("rows", ctypes.c_void_p),
+        ("widen", ctypes.c_int64),
         ("packed", ctypes.c_void_p),
         ("questions", ctypes.c_int64),
         ("tile_at", ctypes.c_void_p),
@@ -52,7 +53,7 @@ class Settle(ctypes.Structure):
     _fields_ = (
         ("scores", ctypes.c_void_p),
         ("chunks", ctypes.c_int64),
-        ("floor", ctypes.c_float),
+        ("error", ctypes.c_float),
         ("offsets", ctypes.c_void_p),
         ("ids", ctypes.c_void_p),
         ("documents", ctypes.c_int64),
@@ -71,6 +72,7 @@ class Settle(ctypes.Structure):
         ("index", ctypes.c_void_p),
         ("count", ctypes.c_int64),
         ("best", ctypes.c_void_p),
+        ("best_ids", ctypes.c_void_p),
         ("values", ctypes.c_void_p),
     )
 
@@ -105,7 +107,7 @@ def native() -> Native:
     top, pack = library.msa_top_documents, library.msa_pack
     top.argtypes = (pointer, count, pointer, pointer, count, pointer, count, count, count, pointer, pointer)
     pack.argtypes = (pointer, pointer, count, count, ctypes.c_int, pointer, pointer, pointer, pointer, pointer)
-    top.restype = pack.restype = None
+    top.restype, pack.restype = ctypes.c_int, None
     library.msa_settle.argtypes, library.msa_settle.restype = (ctypes.POINTER(Settle),), count
     have = library.msa_features()
     features = frozenset(name for name, bit in FEATURES.items() if have & bit)

@@ -73,30 +73,19 @@ def route(
             chunks: they depend on no tile, part or device. Without it scores are the first pass's.
         implementation: see :func:`msa.ops.dispatch.choose`.
     """
-    folded, scored, found = folded.detach(), [], []
+    folded, found, rescored = folded.detach(), [], 0
     for part in parts:
-        here = folded.to(part.quick.values.device), routing_mask.to(part.quick.values.device)
-        scored.append(dispatch.scores_with_error(*here, part.quick, implementation=implementation))
-        found.append(_top(part, scored[-1][0], k, slice(None), implementation))
-    if not exact or not k or not parts:
-        return _merged(folded, parts, found, k)
-    # k documents reach the k-th score less the error, so one whose chunks, error added, stay below that is out; and a document
-    # that is in has its true best chunk above it
-    last = torch.cat([best.to(folded.device) for _, best in found], 1).topk(k, dim=1).values[:, -1]
-    floor = last - 2 * torch.stack([error.to(folded.device) for _, error in scored]).amax(0)
-    rescored, found = 0, []
-    for part, (scores, _) in zip(parts, scored, strict=True):
-        # the stored keys in their own precision leave fewer in doubt, at less than what float64 costs
-        beside = part.keys.values.device == scores.device
-        between = beside and part.first_pass is not None and part.keys.values.dtype not in (torch.float32, torch.float64)
-        given = floor.to(scores.device), folded.to(scores.device), routing_mask.to(scores.device)
-        if beside and dispatch.settles(part.keys, implementation):
-            *chosen, count = cpu.settle(scores, *given, part.keys, part.offsets, part.doc_ids, k, part.visible, between)
+        device = part.quick.values.device
+        here = folded.to(device), routing_mask.to(device)
+        if exact and k and part.keys.values.device == device and dispatch.settles(part.quick, part.keys, implementation):
+            *best, count = cpu.best_documents(
+                *here, part.keys, part.first_pass, part.offsets, part.doc_ids, k, part.visible
+            )
         else:
-            *chosen, count = _settle(part, scores, *given, k, between, implementation)
+            *best, count = _best_documents(part, *here, k, exact, implementation)
         rescored += count
-        found.append(tuple(chosen))
-    return _merged(folded, parts, found, k, rescored)
+        found.append([tensor.to(folded.device) for tensor in best])
+    return _merged(found, folded, k, rescored)
 
 
 def _top(part: Part, scores: Tensor, k: int, rows: slice, implementation: str) -> tuple[Tensor, Tensor]:
@@ -107,51 +96,63 @@ def _top(part: Part, scores: Tensor, k: int, rows: slice, implementation: str) -
     )
 
 
-def _settle(
+def _best_documents(
+    part: Part, folded: Tensor, routing_mask: Tensor, k: int, exact: bool, implementation: str
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """What :func:`msa.ops.cpu.best_documents` does, on any device."""
+    scores, error = dispatch.scores_with_error(folded, routing_mask, part.quick, implementation=implementation)
+    place, best = _top(part, scores, k, slice(None), implementation)
+    count = 0
+    if exact and k:
+        # k documents reach the k-th score less the error, so one whose chunks, error added, stay below that is out; and a
+        # document that is in has its true best chunk above it
+        doubtful = scores >= best[:, -1:] - 2 * error.unsqueeze(1)
+        for number in range(len(folded)):
+            row, chunks = slice(number, number + 1), doubtful[number].nonzero().squeeze(1)
+            chunks = _narrowed(part, scores, chunks, folded[row], routing_mask[row], k, row, implementation)
+            scores[number] = -torch.inf
+            tokens = folded[number][routing_mask[number]].to(part.keys.values.device, torch.float64)
+            if len(tokens):
+                count += len(chunks)
+                for some in chunks.split(RESCORED):
+                    true = (tokens @ part.keys.exact(some.to(tokens.device)).T).amax(0).float()
+                    scores[number, some] = true.to(scores.device)
+        place, best = _top(part, scores, k, slice(None), implementation)
+    if not len(part.doc_ids):
+        return place, place, best, count
+    return place, part.doc_ids[place.clamp(min=0)].masked_fill(place < 0, -1), best, count
+
+
+def _narrowed(
     part: Part,
     scores: Tensor,
-    floor: Tensor,
+    chunks: Tensor,
     folded: Tensor,
     routing_mask: Tensor,
     k: int,
-    between: bool,
+    row: slice,
     implementation: str,
-) -> tuple[Tensor, Tensor, int]:
-    """What :func:`msa.ops.cpu.settle` does, on any device."""
-    doubtful, count = scores >= floor.unsqueeze(1), 0
-    for number in range(len(folded)):
-        row, chunks = slice(number, number + 1), doubtful[number].nonzero().squeeze(1)
-        scores[number] = -torch.inf
-        if between:
-            again, error = dispatch.scores_with_error(
-                folded[row], routing_mask[row], part.keys, chunks, implementation=implementation
-            )
-            scores[number, chunks] = again[0]
-            _, best = _top(part, scores, k, row, implementation)
-            kept = again[0] >= best[0, -1] - 2 * error[0]
-            scores[number] = -torch.inf
-            chunks = chunks[kept]
-        tokens = folded[number][routing_mask[number]].to(part.keys.values.device, torch.float64)
-        if len(tokens):
-            count += len(chunks)
-            for some in chunks.split(RESCORED):
-                true = (tokens @ part.keys.exact(some.to(tokens.device)).T).amax(0).float()
-                scores[number, some] = true.to(scores.device)
-    return *_top(part, scores, k, slice(None), implementation), count
+) -> Tensor:
+    """What of one question's doubtful chunks the stored keys in their own precision leave in doubt, at less than float64 costs."""
+    beside = part.keys.values.device == scores.device
+    if part.first_pass is None or not beside or part.keys.values.dtype in (torch.float32, torch.float64):
+        return chunks
+    again, error = dispatch.scores_with_error(folded, routing_mask, part.keys, chunks, implementation=implementation)
+    scores[row] = -torch.inf
+    scores[row, chunks] = again
+    _, best = _top(part, scores, k, row, implementation)
+    return chunks[again[0] >= best[0, -1] - 2 * error[0]]
 
 
-def _merged(folded: Tensor, parts: list[Part], found: list[tuple[Tensor, Tensor]], k: int, rescored: int = 0) -> Routed:
+def _merged(found: list[list[Tensor]], folded: Tensor, k: int, rescored: int) -> Routed:
     """The k best of the best of every part, on the device of the queries."""
-    found = [(places.to(folded.device), best.to(folded.device)) for places, best in found]
-    place = torch.cat([folded.new_full((len(folded), k), -1, dtype=torch.long), *(places for places, _ in found)], 1)
-    scores = torch.cat([folded.new_full((len(folded), k), -torch.inf, dtype=torch.float32), *(best for _, best in found)], 1)
-    owner = torch.arange(-1, len(parts), device=folded.device).repeat_interleave(k).expand_as(place)
-    ids = torch.full_like(place, -1)
-    for number, part in enumerate(parts):
-        if len(part.doc_ids):
-            own = slice((number + 1) * k, (number + 2) * k)
-            ids[:, own] = part.doc_ids.to(folded.device)[place[:, own].clamp(min=0)]
-    owner, ids = (tensor.masked_fill(place < 0, -1) for tensor in (owner, ids))
+    if len(found) == 1:
+        place, ids, scores = found[0]
+        return Routed((place < 0).long().neg_(), place, ids, scores, rescored)
+    nobody = folded.new_full((len(folded), k), -1, dtype=torch.long)
+    parts = [torch.where(place < 0, -1, number) for number, (place, _, _) in enumerate(found)]
+    nothing = folded.new_full(nobody.shape, -torch.inf, dtype=torch.float32)
+    place, ids, scores = (torch.cat([first, *(best[i] for best in found)], 1) for i, first in enumerate((nobody, nobody, nothing)))
     order = ids.argsort(dim=1, stable=True)
     order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
-    return Routed(*(tensor.gather(1, order) for tensor in (owner, place, ids, scores)), rescored)
+    return Routed(*(tensor.gather(1, order) for tensor in (torch.cat([nobody, *parts], 1), place, ids, scores)), rescored)

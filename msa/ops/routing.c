@@ -39,6 +39,7 @@ typedef struct {
     const uint8_t *keys;
     int64_t stride, steps, first, last;
     const int64_t *rows; /* or null */
+    int64_t widen;       /* whether listed keys are int8 and scored as bf16, which holds every int8 */
     const uint8_t *packed;
     int64_t questions;
     const int64_t *tile_at;
@@ -80,14 +81,23 @@ static uint8_t *room(const Routing *r, int64_t rows) {
 
 /* The `rows` keys from a place on: where they lie or, if they are listed or not so many are left, copied; so nothing behind the bank is
  * ever read, and a copy's keys beyond the last are not scored. */
-static inline const uint8_t *keys_at(const Routing *r, int64_t place, int64_t rows, uint8_t *copy, int64_t *stride) {
+static WIDE const uint8_t *keys_at(const Routing *r, int64_t place, int64_t rows, uint8_t *copy, int64_t *stride) {
     if (!r->rows && place + rows <= r->last) {
         *stride = r->stride;
         return r->keys + place * r->stride;
     }
     *stride = r->steps * 64;
-    for (int64_t i = 0; i < rows && place + i < r->last; i++)
-        memcpy(copy + i * *stride, r->keys + (r->rows ? r->rows[place + i] : place + i) * r->stride, (size_t)*stride);
+    for (int64_t i = 0; i < rows && place + i < r->last; i++) {
+        const uint8_t *row = r->keys + (r->rows ? r->rows[place + i] : place + i) * r->stride;
+        if (r->widen)
+            for (int64_t j = 0; j < *stride; j += 32) {
+                const __m512i value = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(row + j / 2)));
+                const __m512i bits = _mm512_castps_si512(_mm512_cvtepi32_ps(value));
+                _mm256_storeu_si256((__m256i *)(copy + i * *stride + j), _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+            }
+        else
+            memcpy(copy + i * *stride, row, (size_t)*stride);
+    }
     return copy;
 }
 
@@ -275,9 +285,14 @@ VECTOR_KERNEL(msa_avx512_bf16, BF16, bf16_block, no_starts)
 VECTOR_KERNEL(msa_avx512_vnni, VNNI, vnni_block, key_starts)
 
 /* The k best documents of questions first .. last - 1, best first, equal scores by the lowest id; -1 and -inf where there are fewer.
- * `visible` [questions, documents] of bytes, or null. */
-void msa_top_documents(const float *scores, int64_t chunks, const int64_t *offsets, const int64_t *ids, int64_t documents,
+ * `visible` [questions, documents] of bytes, or null. Returns 0, or -1 where offsets do not rise within the chunks. */
+int msa_top_documents(const float *scores, int64_t chunks, const int64_t *offsets, const int64_t *ids, int64_t documents,
                        const uint8_t *visible, int64_t k, int64_t first, int64_t last, int64_t *out, float *out_scores) {
+    int64_t end = 0;
+    for (int64_t n = 0; n <= documents; n++) {
+        if (offsets[n] < end || offsets[n] > chunks) return -1;
+        end = offsets[n];
+    }
     for (int64_t q = first; q < last; q++) {
         const float *row = scores + q * chunks;
         int64_t *best = out + q * k;
@@ -296,12 +311,13 @@ void msa_top_documents(const float *scores, int64_t chunks, const int64_t *offse
             best[at] = n, values[at] = score;
         }
     }
+    return 0;
 }
 
 typedef struct {
     float *scores; /* of a first pass, [chunks]; overwritten */
     int64_t chunks;
-    float floor; /* a chunk whose score is lower than this cannot be of use */
+    float error; /* how far each of them can be off */
     const int64_t *offsets, *ids;
     int64_t documents;
     const uint8_t *visible; /* [documents] or null */
@@ -317,8 +333,8 @@ typedef struct {
     const float *tokens; /* folded queries of tokens index[0] .. index[count - 1], `width` apart */
     const int64_t *index;
     int64_t count;
-    int64_t *best; /* [k] */
-    float *values; /* [k] */
+    int64_t *best, *best_ids; /* [k] */
+    float *values;            /* [k] */
 } Settle;
 
 /* Score of one chunk, summed in float64 and rounded once, so that it does not depend on the order of the sums. */
@@ -371,16 +387,18 @@ static int64_t score_again(const Settle *s, float floor, int between, double *ke
     return all;
 }
 
-static void top_of(const Settle *s) {
-    msa_top_documents(s->scores, s->chunks, s->offsets, s->ids, s->documents, s->visible, s->k, 0, 1, s->best, s->values);
+static int top_of(const Settle *s) {
+    return msa_top_documents(s->scores, s->chunks, s->offsets, s->ids, s->documents, s->visible, s->k, 0, 1, s->best, s->values);
 }
 
-/* The k best documents of one question by exact scores, among those that chunks at or above `floor` leave. A pass between raises the floor:
- * k documents reach its k-th score less its error. Returns how many chunks were scored exactly. */
+/* The k best documents of one question by exact scores. k documents reach the k-th score of a pass less its error, so one whose chunks,
+ * error added, stay below that is out; and a document that is in has its true best chunk above it. Returns how many chunks were scored
+ * exactly, or -1 as above. */
 int64_t msa_settle(const Settle *s) {
+    if (top_of(s)) return -1;
     double *key = malloc((size_t)s->width * sizeof(double));
     if (!key) abort();
-    float floor = s->floor;
+    float floor = s->values[s->k - 1] - 2 * s->error;
     if (s->between) {
         score_again(s, floor, 1, key);
         top_of(s);
@@ -389,5 +407,6 @@ int64_t msa_settle(const Settle *s) {
     const int64_t exact = score_again(s, floor, 0, key);
     top_of(s);
     free(key);
+    for (int64_t i = 0; i < s->k; i++) s->best_ids[i] = s->best[i] < 0 ? -1 : s->ids[s->best[i]];
     return exact;
 }
