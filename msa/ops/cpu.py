@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from threading import Thread
 
 import numpy as np
@@ -63,8 +63,8 @@ def scores_with_error(
     """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and their :func:`msa.ops.quantise.score_error` [Q]."""
     variant = variant or variants(keys.values)[0]
     if variant != "tiles":
-        packed = _Packed(folded, routing_mask, keys.values.dtype, variant)
-        return packed.scores(keys, rows), packed.error(keys)
+        packed = _Packed(folded, routing_mask, keys, keys.values.dtype, variant)
+        return packed.scores(rows), packed.error
     dtype = _tile_dtype(keys.values.dtype)
     out = torch.full((len(folded), len(keys.values if rows is None else rows)), -torch.inf)
     for number, mask in enumerate(routing_mask):
@@ -74,52 +74,53 @@ def scores_with_error(
 
 
 class _Packed:
-    """The routing tokens of some questions, rounded and packed as routing.c reads them, with what rounding did to each.
+    """The routing tokens of some questions, rounded and packed for keys as routing.c reads them.
 
-    Numpy where torch would do: a call of torch costs more than these few numbers.
+    ``error``: the bound of :func:`msa.ops.quantise.score_error` for each question [Q]. Numpy where torch would do: a call of
+    torch costs more than these few numbers.
     """
 
-    def __init__(self, folded: Tensor, routing_mask: Tensor, dtype: torch.dtype, variant: str):
-        self.variant, self.dtype, self.width = variant, dtype, folded.shape[-1]
+    def __init__(self, folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, dtype: torch.dtype, variant: str):
+        self.keys, self.variant, self.dtype, self.width = keys, variant, dtype, folded.shape[-1]
         tokens, source = _tokens(routing_mask), folded.float().contiguous()
         tiles = [-(-len(part) // 16) for part in tokens]
-        self.tile_at = np.concatenate(([0], np.cumsum(tiles))).astype(np.int64)
+        self.tile_at = np.array([0, *accumulate(tiles)], np.int64)
         # tokens that fill up a tile repeat one, so that no maximum changes
         filled = [part[np.minimum(np.arange(16 * n), len(part) - 1)] for part, n in zip(tokens, tiles, strict=True)]
-        chosen = np.concatenate(filled) if filled else np.zeros(0, np.int64)
+        chosen = filled[0] if len(filled) == 1 else np.concatenate([np.zeros(0, np.int64), *filled])
         self.packed = torch.empty(len(chosen) * self.width * dtype.itemsize, dtype=torch.uint8)
-        self.measured = np.empty((4, len(chosen)), np.float32)
+        self.scales, self.error = np.empty(len(chosen), np.float32), torch.empty(len(tokens))
         native().library.msa_pack(
-            source.data_ptr(), chosen.ctypes.data, len(chosen), self.width,
-            {"amx_int8": 1, "avx512_vnni": 2}.get(variant, 0), self.packed.data_ptr(),
-            *(row.ctypes.data for row in self.measured),
+            source.data_ptr(), chosen.ctypes.data, self.tile_at.ctypes.data, len(tokens), self.width,
+            {"amx_int8": 1, "avx512_vnni": 2}.get(variant, 0), keys.norm, keys.error, summing_error(self.width, dtype),
+            self.packed.data_ptr(), self.scales.ctypes.data, self.error.data_ptr(),
         )  # fmt: skip
 
-    def argument(self, keys: RoutingKeys, questions: slice) -> Routing:
-        """What routing.c needs to know of keys and of some of the questions; its caller keeps all of it alive."""
+    def argument(self, first: int, questions: int) -> Routing:
+        """What routing.c needs to know to score the keys for some questions; this object keeps it alive."""
+        values, scales = self.keys.values, self.keys.scales
         return Routing(
-            keys=keys.values.data_ptr(),
-            stride=keys.values.stride(0) * keys.values.element_size(),
+            keys=values.data_ptr(),
+            stride=values.stride(0) * values.element_size(),
             steps=self.width * self.dtype.itemsize // STEP_BYTES,
-            widen=keys.values.dtype != self.dtype,
+            widen=values.dtype != self.dtype,
             packed=self.packed.data_ptr(),
-            questions=questions.stop - questions.start,
-            tile_at=self.tile_at[questions.start :].ctypes.data,
-            query_scales=self.measured[0].ctypes.data if self.dtype == torch.int8 else None,
-            key_scales=None if keys.scales is None else keys.scales.data_ptr(),
-            key_scale_step=0 if keys.scales is None else keys.scales.dim(),
+            questions=questions,
+            tile_at=self.tile_at.ctypes.data + 8 * first,
+            query_scales=self.scales.ctypes.data if self.dtype == torch.int8 else None,
+            key_scales=None if scales is None else scales.data_ptr(),
+            key_scale_step=0 if scales is None else scales.dim(),
         )
 
-    def scores(self, keys: RoutingKeys, rows: Tensor | None) -> Tensor:
+    def scores(self, rows: Tensor | None) -> Tensor:
         """Chunk scores of all questions, the chunks shared by the threads."""
         rows = None if rows is None else rows.contiguous()
-        count = len(keys.values if rows is None else rows)
-        questions = len(self.tile_at) - 1
+        count, questions = len(self.keys.values if rows is None else rows), len(self.error)
         out = torch.full((questions, count), -torch.inf)
         call = getattr(native().library, f"msa_{self.variant}")
 
         def part(first: int, last: int) -> None:
-            argument = self.argument(keys, slice(0, questions))
+            argument = self.argument(0, questions)
             argument.first, argument.last = first, last
             argument.rows = None if rows is None else rows.data_ptr()
             argument.out, argument.out_stride = out.data_ptr(), count
@@ -127,13 +128,6 @@ class _Packed:
 
         _in_threads(part, count, THREAD_CHUNKS)
         return out
-
-    def error(self, keys: RoutingKeys) -> Tensor:
-        """The bound of :func:`msa.ops.quantise.score_error` for each question."""
-        lengths, gaps, kept = self.measured[1:]
-        bound = lengths * keys.error + gaps * keys.norm + kept * (keys.norm * summing_error(self.width, self.dtype))
-        ends = pairwise(self.tile_at)
-        return torch.tensor([float(bound[16 * start : 16 * end].max(initial=0.0)) for start, end in ends])
 
 
 def _tokens(routing_mask: Tensor) -> list[np.ndarray]:
@@ -151,7 +145,7 @@ def best_documents(
     folded: Tensor,
     routing_mask: Tensor,
     keys: RoutingKeys,
-    first_pass: RoutingKeys | None,
+    quick: RoutingKeys,
     offsets: Tensor,
     doc_ids: Tensor,
     k: int,
@@ -159,31 +153,31 @@ def best_documents(
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Places in the bank, ids and exact scores [Q, k] of one part's best documents, and how many chunks were scored exactly.
 
-    See :func:`msa.ops.route.route` for what goes in, and msa_settle in routing.c; ``k`` is at least 1.
+    See :class:`msa.ops.route.Part` for what goes in (``quick`` is read first), and msa_settle in routing.c; ``k`` is at least 1.
     """
-    scores, error = scores_with_error(folded, routing_mask, first_pass or keys)
-    packed = _narrowing(folded, routing_mask, keys, first_pass or keys)
+    scores, error = scores_with_error(folded, routing_mask, quick)
+    packed = _narrowing(folded, routing_mask, keys, quick)
     library, count, values = native().library, len(folded), keys.values
-    between_error = packed.error(keys).tolist() if packed else [0.0] * count
     source, tokens, error = folded.float().contiguous(), _tokens(routing_mask), error.tolist()
+    between_error = packed.error.tolist() if packed else error
     offsets, doc_ids = offsets.long().contiguous(), doc_ids.long().contiguous()
     seen = None if visible is None else visible.to(torch.uint8).contiguous()
-    place, ids, best = torch.empty(count, k, dtype=torch.long), torch.empty(count, k, dtype=torch.long), torch.empty(count, k)
+    (place, ids), best = torch.empty(2, count, k, dtype=torch.long), torch.empty(count, k)
     rescored = [0] * count
 
     def part(first: int, last: int) -> None:
         for number in range(first, last):
-            argument = packed.argument(keys, slice(number, number + 1)) if packed else None
+            argument = packed.argument(number, 1) if packed else None
             call = ctypes.cast(getattr(library, f"msa_{packed.variant}"), ctypes.c_void_p) if packed else None
             rescored[number] = library.msa_settle(
                 Settle(
-                    scores=scores[number].data_ptr(),
+                    scores=scores.data_ptr() + number * scores.shape[1] * 4,
                     chunks=scores.shape[1],
                     error=error[number],
                     offsets=offsets.data_ptr(),
                     ids=doc_ids.data_ptr(),
                     documents=len(doc_ids),
-                    visible=None if seen is None else seen[number].data_ptr(),
+                    visible=None if seen is None else seen.data_ptr() + number * len(doc_ids),
                     k=k,
                     between=call,
                     routing=ctypes.pointer(argument) if packed else None,
@@ -197,9 +191,9 @@ def best_documents(
                     tokens=source.data_ptr(),
                     index=tokens[number].ctypes.data,
                     count=len(tokens[number]),
-                    best=place[number].data_ptr(),
-                    best_ids=ids[number].data_ptr(),
-                    values=best[number].data_ptr(),
+                    best=place.data_ptr() + number * k * 8,
+                    best_ids=ids.data_ptr() + number * k * 8,
+                    values=best.data_ptr() + number * k * 4,
                 )
             )
 
@@ -217,7 +211,7 @@ def _narrowing(folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, read: Ro
     if read.values.dtype != torch.int8 or keys.values.dtype not in NATIVE:
         return None
     variant = variants(torch.empty(0, keys.values.shape[1], dtype=torch.bfloat16))[0]
-    return None if variant == "tiles" else _Packed(folded, routing_mask, torch.bfloat16, variant)
+    return None if variant == "tiles" else _Packed(folded, routing_mask, keys, torch.bfloat16, variant)
 
 
 def _in_threads(part: Callable[[int, int], None], count: int, least: int) -> None:

@@ -106,7 +106,7 @@ def native() -> Native:
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     top, pack = library.msa_top_documents, library.msa_pack
     top.argtypes = (pointer, count, pointer, pointer, count, pointer, count, count, count, pointer, pointer)
-    pack.argtypes = (pointer, pointer, count, count, ctypes.c_int, pointer, pointer, pointer, pointer, pointer)
+    pack.argtypes = (*(pointer,) * 3, count, count, ctypes.c_int, *(ctypes.c_float,) * 3, *(pointer,) * 3)
     top.restype, pack.restype = ctypes.c_int, None
     library.msa_settle.argtypes, library.msa_settle.restype = (ctypes.POINTER(Settle),), count
     have = library.msa_features()

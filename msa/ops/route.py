@@ -5,7 +5,7 @@ Shape legend: Q questions, M tokens of a question, T chunks of a part, N documen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -35,9 +35,14 @@ class Part:
     order: DocumentOrder | None = None
 
     @property
+    def stored(self) -> RoutingKeys:
+        """``keys`` as what scores are measured by: how far they are from what they were made of no longer counts."""
+        return replace(self.keys, error=0.0)
+
+    @property
     def quick(self) -> RoutingKeys:
         """What the first pass reads."""
-        return self.keys if self.first_pass is None else self.first_pass
+        return self.stored if self.first_pass is None else self.first_pass
 
 
 @dataclass(frozen=True)
@@ -77,10 +82,8 @@ def route(
     for part in parts:
         device = part.quick.values.device
         here = folded.to(device), routing_mask.to(device)
-        if exact and k and part.keys.values.device == device and dispatch.settles(part.quick, part.keys, implementation):
-            *best, count = cpu.best_documents(
-                *here, part.keys, part.first_pass, part.offsets, part.doc_ids, k, part.visible
-            )
+        if exact and k and dispatch.settles(part.quick, part.stored, implementation):
+            *best, count = cpu.best_documents(*here, part.stored, part.quick, part.offsets, part.doc_ids, k, part.visible)
         else:
             *best, count = _best_documents(part, *here, k, exact, implementation)
         rescored += count
@@ -137,7 +140,7 @@ def _narrowed(
     beside = part.keys.values.device == scores.device
     if part.first_pass is None or not beside or part.keys.values.dtype in (torch.float32, torch.float64):
         return chunks
-    again, error = dispatch.scores_with_error(folded, routing_mask, part.keys, chunks, implementation=implementation)
+    again, error = dispatch.scores_with_error(folded, routing_mask, part.stored, chunks, implementation=implementation)
     scores[row] = -torch.inf
     scores[row, chunks] = again
     _, best = _top(part, scores, k, row, implementation)

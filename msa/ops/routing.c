@@ -101,13 +101,17 @@ static WIDE const uint8_t *keys_at(const Routing *r, int64_t place, int64_t rows
     return copy;
 }
 
-/* Rounds `tokens` rows of `width` floats, rows[index[i]], to bf16 (kind 0), to int8 by a scale each (1) or to that plus 128 (2), and packs
- * them. Norms of every row, [tokens] each and rounded up: its length, its distance from what it is rounded to, the length of that. */
-WIDE void msa_pack(const float *rows, const int64_t *index, int64_t tokens, int64_t width, int kind, uint8_t *packed, float *scales,
-                   float *lengths, float *gaps, float *kept) {
+/* Rounds rows of `width` floats to bf16 (kind 0), to int8 by a scale each (1) or to that plus 128 (2), and packs them: row index[i] is token
+ * i % 16 of tile i / 16. errors[q]: how far a score of question q can be off, from what rounding did to its tokens (score_error in
+ * quantise.py); no key is longer than key_norm or farther than key_error from what it stands for, and sums add `summing`. */
+WIDE void msa_pack(const float *rows, const int64_t *index, const int64_t *tile_at, int64_t questions, int64_t width, int kind,
+                   float key_norm, float key_error, float summing, uint8_t *packed, float *scales, float *errors) {
+    int64_t q = 0;
+    for (int64_t i = 0; i < questions; i++) errors[i] = 0;
     const int64_t groups = width / (kind ? 4 : 2);
     const float up = 1.0001f; /* sums of width / 16 + 16 float32 terms are off by less */
-    for (int64_t n = 0; n < tokens; n++) {
+    for (int64_t n = 0; n < tile_at[questions] * 16; n++) {
+        while (n >= tile_at[q + 1] * 16) q++;
         const float *row = rows + index[n] * width;
         __m512 peak = _mm512_setzero_ps(), square = peak, gap = peak, keep = peak;
         for (int64_t i = 0; i < width; i += 16) peak = _mm512_max_ps(peak, _mm512_abs_ps(_mm512_loadu_ps(row + i)));
@@ -134,9 +138,10 @@ WIDE void msa_pack(const float *rows, const int64_t *index, int64_t tokens, int6
             square = _mm512_fmadd_ps(x, x, square), gap = _mm512_fmadd_ps(off, off, gap), keep = _mm512_fmadd_ps(y, y, keep);
         }
         scales[n] = _mm512_cvtss_f32(scale);
-        lengths[n] = up * __builtin_sqrtf(_mm512_reduce_add_ps(square));
-        gaps[n] = up * __builtin_sqrtf(_mm512_reduce_add_ps(gap));
-        kept[n] = up * __builtin_sqrtf(_mm512_reduce_add_ps(keep));
+        const float bound = up * (__builtin_sqrtf(_mm512_reduce_add_ps(square)) * key_error +
+                                  __builtin_sqrtf(_mm512_reduce_add_ps(gap)) * key_norm +
+                                  __builtin_sqrtf(_mm512_reduce_add_ps(keep)) * key_norm * summing);
+        if (bound > errors[q]) errors[q] = bound;
     }
 }
 

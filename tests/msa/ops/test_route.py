@@ -32,8 +32,9 @@ def test_documents_are_those_of_float64_scores_at_paper_width(implementation, st
     true = reference.document_scores(reference.chunk_scores(folded.double(), mask, kept.exact(slice(None))), offsets)
     assert torch.equal(found.scores, true.topk(16).values.float())
     assert torch.equal(true.gather(1, found.place).float(), found.scores) and torch.equal(found.doc_ids, ids[found.place])
-    if stored == "bfloat16":
-        assert 16 <= found.rescored <= 2 * 3 * 16 * 4  # few are left in doubt by their own precision
+    native_bfloat16 = cpu.variants(torch.empty(1, 1024, dtype=torch.bfloat16))[0] != "tiles"
+    if stored != "float32" and implementation == "cpu" and native_bfloat16:
+        assert 32 <= found.rescored <= 80  # few chunks are left in doubt by bfloat16 queries
 
 
 def test_without_rescoring_scores_are_the_first_passes():
