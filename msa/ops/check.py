@@ -1,6 +1,8 @@
-"""Checks every operation against its oracle on this machine's device: python -m msa.ops.check; exit code 1 on a failure.
+"""Checks every operation against its oracle on this machine's device; exit code 1 if one differs.
 
-With ``--compile sm_80`` (or sm_90) the triton kernels are built for that GPU instead, on any machine, and nothing is run.
+    python -m msa.ops.check                      # on the GPU, or on the processor where there is none
+    TRITON_INTERPRET=1 python -m msa.ops.check   # on the processor, triton's kernels too
+    python -m msa.ops.check --compile sm_90      # builds triton's kernels for a GPU that need not be there; runs nothing
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ MULTIPROCESSORS = {80: 108, 90: 132}
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, say what failed."""
-    parser = argparse.ArgumentParser(prog="python -m msa.ops.check", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m msa.ops.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one, else cpu")
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--compile", metavar="sm_XX", choices=[f"sm_{number}" for number in SHARED_BYTES])
+    targets = [f"sm_{number}" for number in SHARED_BYTES]
+    parser.add_argument("--compile", choices=targets, help="build for this GPU and run nothing")
     options = parser.parse_args(arguments)
     if options.compile:
         return compile_kernels(int(options.compile.removeprefix("sm_")))

@@ -66,10 +66,10 @@ def routing_tile(device: tuple[int, int], questions: int, tokens: int, key_bytes
         return RoutingTile(chunks=32, tokens=32, width=64, warps=4, stages=1, programs=1)
     hopper, together = device >= (9, 0), questions * tokens
     width = 128 // max(key_bytes, query_bytes)  # the widest row that the bulk copy engine lays out for the matrix units
+    if key_bytes >= 4:  # no matrix units: products take registers
+        return RoutingTile(64, min(64, padded(together)), width, 4, 3, 2)
     if together <= FEW_TOKENS:
         return RoutingTile(128, padded(together), width, 4, 5 if hopper else 4, 2, descriptor=hopper)
-    if key_bytes >= 4:
-        return RoutingTile(64, 64, width, 4, 3, 2)
     if hopper:
         return RoutingTile(128, 256, width, 8, 3, 1, descriptor=True, flatten=True)
     return RoutingTile(128, 128, width, 8, 3, 1)
@@ -80,11 +80,12 @@ def documents_block(device: tuple[int, int]) -> int:
     return 128 if device == INTERPRETER else 2048
 
 
-def attention_tile(device: tuple[int, int], rows: int, head_dim: int) -> AttentionTile:
-    """The tile for so many rows (query tokens times query heads of a KV head)."""
+def attention_tile(device: tuple[int, int], rows: int, head_dim: int, scaled: bool) -> AttentionTile:
+    """The tile for so many rows (query tokens times query heads of a KV head); ``scaled``: the bank is quantised."""
     if device == INTERPRETER:
         return AttentionTile(16, 16, 4, 1)
     if rows <= 16:
         return AttentionTile(16, 64, 4, 3)
-    large = 64 if head_dim > 128 or rows <= 64 else 128
-    return AttentionTile(large, 64, 8 if large == 128 else 4, 3 if device >= (9, 0) else 2)
+    hopper = device >= (9, 0)
+    large = 64 if head_dim > 128 or rows <= 64 or (scaled and not hopper) else 128
+    return AttentionTile(large, 64, 8 if large == 128 else 4, 3 if hopper else 2)

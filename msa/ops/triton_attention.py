@@ -206,7 +206,7 @@ def attend_pieces(
     bank_keys, bank_values = _alike(bank_keys, bank_values)
     shared, slots = heads // groups, chunks.shape[1]
     fixed = 0 if template_keys is None else len(template_keys)
-    tile = tiles.attention_tile(tiles.capability(q.device), tokens * shared, head_dim)
+    tile = tiles.attention_tile(tiles.capability(q.device), tokens * shared, head_dim, key_scales is not None)
     blocks = triton.cdiv(tokens * shared, tile.rows)
     if splits is None:
         most = triton.cdiv(fixed, tile.keys) + triton.cdiv(slots, tile.keys) + triton.cdiv(own, tile.keys)
