@@ -23,7 +23,8 @@ from msa.ops import reference
 from msa.ops.native import Routing, Settle, native
 from msa.ops.quantise import RoutingKeys, round_queries, score_error, summing_error
 
-TILE_CHUNKS = 2048  # of torch's matrix products: their scores stay in the cache
+TILE_CHUNKS, LEAST_CHUNKS = 2048, 256  # of torch's matrix products
+TILE_SCORES = 2**18  # of one of them: they stay in the cache
 THREAD_CHUNKS = 1024  # fewer are not worth a second thread
 NATIVE = {torch.bfloat16: ("amx_bf16", "avx512_bf16"), torch.int8: ("amx_int8", "avx512_vnni")}
 WIDE_KEYS = 512  # KV heads x head_dim from which copying keys costs more than several calls
@@ -66,11 +67,7 @@ def scores_with_error(
         packed = _Packed(folded, routing_mask, keys, keys.values.dtype, variant)
         return packed.scores(rows), packed.error
     dtype = _tile_dtype(keys.values.dtype)
-    out = torch.full((len(folded), len(keys.values if rows is None else rows)), -torch.inf)
-    for number, mask in enumerate(routing_mask):
-        if bool(mask.any()):
-            _score_tiles(round_queries(folded[number][mask], dtype), keys, rows, out[number])
-    return out, score_error(folded, routing_mask, keys, dtype)
+    return _score_tiles(folded, routing_mask, keys, rows, dtype), score_error(folded, routing_mask, keys, dtype)
 
 
 class _Packed:
@@ -234,16 +231,32 @@ def _tile_dtype(stored: torch.dtype) -> torch.dtype:
     return stored if fast or stored == torch.float64 else torch.float32
 
 
-def _score_tiles(queries: tuple[Tensor, Tensor | None], keys: RoutingKeys, rows: Tensor | None, out: Tensor) -> None:
-    """Fill ``out`` with one question's scores by matrix products of torch, a tile of chunks at a time."""
-    (values, query_scales), stored = queries, keys.values
-    for start in range(0, len(out), TILE_CHUNKS):
-        to = out[start : start + TILE_CHUNKS]
-        tile = stored[start : start + len(to)] if rows is None else stored.index_select(0, rows[start : start + len(to)])
-        products = torch._int_mm(values, tile.T) if values.dtype == torch.int8 else values @ tile.to(values.dtype).T
-        to.copy_((products if query_scales is None else products * query_scales.unsqueeze(1)).amax(0))
+def _score_tiles(
+    folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, rows: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """Chunk scores by matrix products of torch, a tile of chunks against the tokens of all questions at a time."""
+    tokens, stored = _tokens(routing_mask), keys.values
+    out = torch.full((len(folded), len(stored if rows is None else rows)), -torch.inf)
+    asked = [number for number, part in enumerate(tokens) if len(part)]
+    if not asked or not out.shape[1]:
+        return out
+    longest = max(map(len, tokens))
+    # shorter questions repeat a token, so that no maximum changes
+    chosen = [tokens[number][np.minimum(np.arange(longest), len(tokens[number]) - 1)] for number in asked]
+    values, query_scales = round_queries(folded.flatten(0, 1)[torch.from_numpy(np.concatenate(chosen))], dtype)
+    best = out if len(asked) == len(out) else out.new_empty(len(asked), out.shape[1])
+    size = min(TILE_CHUNKS, max(LEAST_CHUNKS, TILE_SCORES // len(values)))
+    for start in range(0, out.shape[1], size):
+        part = slice(start, min(start + size, out.shape[1]))
+        tile = stored[part] if rows is None else keys.part(rows[part]).values
+        products = torch._int_mm(values, tile.T) if dtype == torch.int8 else values @ tile.to(dtype).T
+        products = products if query_scales is None else products * query_scales.unsqueeze(1)
+        best[:, part] = products.view(len(asked), longest, -1).amax(1)
     if keys.scales is not None:
-        out.mul_(keys.scales if rows is None or not keys.scales.dim() else keys.scales[rows])
+        best.mul_(keys.scales if rows is None or not keys.scales.dim() else keys.scales[rows])
+    if best is not out:
+        out[asked] = best
+    return out
 
 
 def top_documents(
