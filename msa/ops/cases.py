@@ -15,15 +15,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from msa.keys import DTYPES, Keys
 from msa.ops import cpu, dispatch, quantise, reference, tiles
-from msa.ops.quantise import RoutingKeys
 from msa.ops.route import Part, route
 from msa.ops.tolerance import require_close
 
 Case = Callable[[], None]
 ROUTING = ((1, 1, 1, 64), (3, 17, 37, 48), (2, 40, 33, 64), (1, 5, 70, 192))  # Q, M, T, W
 ROUTING_LARGE = ((1, 32, 5003, 1024), (8, 32, 3001, 1024), (64, 7, 1000, 1024), (5, 256, 2000, 1024), (3, 300, 1111, 512))
-KEY_KINDS = ("float32", "bfloat16", "float16", "int8", "int8 of one scale", "fp8", "fp8 of one scale")
+KEY_KINDS = (*DTYPES, "float16")
 ATTENTION = (  # B, M, H, G, D, A, S, E
     (1, 1, 4, 2, 8, 9, 5, 0),
     (2, 5, 6, 1, 4, 5, 20, 3),
@@ -61,7 +61,7 @@ def cases(device: torch.device) -> dict[str, Case]:
     for name in implementations:
         for shape in ROUTING + (ROUTING_LARGE if large else ()):
             for kind in KEY_KINDS:
-                if name == "triton" and large and kind.startswith("fp8") and tiles.capability(device) < (8, 9):
+                if name == "triton" and large and kind == "float8" and tiles.capability(device) < (8, 9):
                     continue  # the device has no such numbers
                 found |= _routing_cases(device, name, shape, kind)
         for number, shape in enumerate(DOCUMENTS + (DOCUMENTS_LARGE if large else ())):
@@ -95,7 +95,7 @@ def _routing_cases(device: torch.device, name: str, shape: tuple[int, ...], kind
     if name == "cpu":
         probe = torch.empty(1, shape[3], dtype=_stored(torch.zeros(1, shape[3]), kind).values.dtype)
         return {f"{label} {way}": partial(chunk_scores, device, name, shape, kind, way) for way in cpu.variants(probe)}
-    ways = ("widened", "native") if kind.startswith(("int8", "fp8")) else ("plain",)
+    ways = ("widened", "native") if kind in ("int8", "float8") else ("plain",)
     return {f"{label} {way}": partial(chunk_scores, device, name, shape, kind, way) for way in ways}
 
 
@@ -103,13 +103,9 @@ def _rng(device: torch.device, *seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(hash(seed) % 2**31)
 
 
-def _stored(keys: Tensor, kind: str) -> RoutingKeys:
-    """Keys [T, W] in one of KEY_KINDS."""
-    if kind.startswith(("int8", "fp8")):
-        dtype = torch.int8 if kind.startswith("int8") else torch.float8_e4m3fn
-        scale = 2.0**-8 if "one scale" in kind else None
-        return quantise.quantise_keys(keys, dtype, scale)
-    return quantise.plain_keys(keys.to(getattr(torch, kind)))
+def _stored(keys: Tensor, kind: str) -> Keys:
+    """Keys [T, W] in one of KEY_KINDS, measured."""
+    return Keys.store(keys, kind) if kind in DTYPES else Keys(keys.to(getattr(torch, kind))).measured()
 
 
 def _behind_poison(x: Tensor) -> Tensor:
@@ -142,22 +138,22 @@ def chunk_scores(device: torch.device, name: str, shape: tuple[int, ...], kind: 
     values = _behind_poison(stored.values)
     if name == "cpu":
         dtype = cpu.query_dtype(values, way)
-        got = cpu.chunk_scores(folded, mask, values, stored.scales, way)
+        got = cpu.chunk_scores(folded, mask, values, stored.scale, way)
     else:
         from msa.ops import triton_routing
 
         native = way == "native"
         dtype = triton_routing.query_dtype(values, native)
-        got = triton_routing.chunk_scores(folded, mask, values, stored.scales, native=native)
+        got = triton_routing.chunk_scores(folded, mask, values, stored.scale, native=native)
     clean = folded.masked_fill(~mask.unsqueeze(-1), 0.0)
     rounded, scales = quantise.round_queries(clean, dtype)
     meant = rounded.double() if scales is None else rounded.double() * scales.double().unsqueeze(-1)
-    expected = reference.chunk_scores(meant, mask, values, stored.scales)
+    expected = reference.chunk_scores(meant, mask, values, stored.scale)
     # Hopper's matrix units sum fp8 products in about 14 bits
-    coarse = way == "native" and kind.startswith("fp8") and device.type == "cuda"
+    coarse = way == "native" and kind == "float8" and device.type == "cuda"
     require_close(got, expected, torch.bfloat16 if coarse else torch.float32, "scores")
     if not coarse:
-        true = reference.chunk_scores(clean.double(), mask, unit if kind.startswith(("int8", "fp8")) else stored.values)
+        true = reference.chunk_scores(clean.double(), mask, unit if kind in ("int8", "float8") else stored.values)
         off = (got - true).masked_fill(true == -torch.inf, 0.0).abs().amax(1)
         bound = quantise.score_error(clean, mask, stored, dtype)
         if bool((off > bound).any()):
@@ -206,13 +202,13 @@ def exact_route(device: torch.device, name: str, kind: str, first: str | None) -
     parts, start = [], 0
     for own in (slice(0, 90), slice(90, documents)):
         offsets = _offsets(counts[own])
-        some = keys.part(slice(start, start + int(offsets[-1])))
-        quick = None if first is None else _stored(some.exact(slice(None)), first)
+        some = keys[start : start + int(offsets[-1])]
+        quick = None if first is None else _stored(some.exact(), first)
         parts.append(Part(some, offsets, ids[own], visible[:, own], quick))
         start += int(offsets[-1])
     found = route(folded, mask, parts, k, implementation=name)
 
-    pairs = torch.einsum("qmw,tw->qmt", clean.double(), keys.exact(slice(None)))
+    pairs = torch.einsum("qmw,tw->qmt", clean.double(), keys.exact())
     true = reference.document_scores(pairs.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1).float(), _offsets(counts))
     place, best = reference.top_documents(true, torch.arange(documents + 1, device=device), ids, k, visible)
     if not torch.equal(found.scores, best):

@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from msa.keys import Keys
 from msa.ops import reference
 from msa.ops.native import Routing, Settle, native
-from msa.ops.quantise import RoutingKeys, round_queries, score_error, summing_error
+from msa.ops.quantise import round_queries, score_error, summing_error
 
 TILE_CHUNKS, LEAST_CHUNKS = 2048, 256  # of torch's matrix products
 TILE_SCORES = 2**18  # of one of them: they stay in the cache
@@ -55,11 +56,11 @@ def chunk_scores(
         variant: one of :func:`variants`, the first by default.
     """
     scales = None if scales is None else scales.float().contiguous()
-    return scores_with_error(folded, routing_mask, RoutingKeys(keys, scales), variant=variant)[0]
+    return scores_with_error(folded, routing_mask, Keys(keys, scales, norm=0.0), variant=variant)[0]
 
 
 def scores_with_error(
-    folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, rows: Tensor | None = None, variant: str | None = None
+    folded: Tensor, routing_mask: Tensor, keys: Keys, rows: Tensor | None = None, variant: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and their :func:`msa.ops.quantise.score_error` [Q]."""
     variant = variant or variants(keys.values)[0]
@@ -77,7 +78,7 @@ class _Packed:
     torch costs more than these few numbers.
     """
 
-    def __init__(self, folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, dtype: torch.dtype, variant: str):
+    def __init__(self, folded: Tensor, routing_mask: Tensor, keys: Keys, dtype: torch.dtype, variant: str):
         self.keys, self.variant, self.dtype, self.width = keys, variant, dtype, folded.shape[-1]
         tokens, source = _tokens(routing_mask), folded.float().contiguous()
         tiles = [-(-len(part) // 16) for part in tokens]
@@ -95,7 +96,7 @@ class _Packed:
 
     def argument(self, first: int, questions: int) -> Routing:
         """What routing.c needs to know to score the keys for some questions; this object keeps it alive."""
-        values, scales = self.keys.values, self.keys.scales
+        values, scales = self.keys.values, self.keys.scale
         return Routing(
             keys=values.data_ptr(),
             stride=values.stride(0) * values.element_size(),
@@ -132,7 +133,7 @@ def _tokens(routing_mask: Tensor) -> list[np.ndarray]:
     return [np.flatnonzero(row) + place * routing_mask.shape[1] for place, row in enumerate(routing_mask.numpy())]
 
 
-def settles(keys: RoutingKeys) -> bool:
+def settles(keys: Keys) -> bool:
     """Whether :func:`best_documents` takes such keys: those of native routing, and float32 where it has AVX-512."""
     wide = keys.values.dtype == torch.float32 and keys.values.shape[1] % 16 == 0 and keys.values.stride(1) == 1
     return variants(keys.values)[0] != "tiles" or bool(wide and native().features)
@@ -141,16 +142,18 @@ def settles(keys: RoutingKeys) -> bool:
 def best_documents(
     folded: Tensor,
     routing_mask: Tensor,
-    keys: RoutingKeys,
-    quick: RoutingKeys,
+    keys: Keys,
+    quick: Keys,
     offsets: Tensor,
     doc_ids: Tensor,
     k: int,
     visible: Tensor | None,
+    least: list[float],
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Places in the bank, ids and exact scores [Q, k] of one part's best documents, and how many chunks were scored exactly.
 
-    See :class:`msa.ops.route.Part` for what goes in (``quick`` is read first), and msa_settle in routing.c; ``k`` is at least 1.
+    See :class:`msa.ops.route.Part` for what goes in (``quick`` is read first), and msa_settle in routing.c; ``k`` is at least 1,
+    and documents that score below ``least`` [Q] may be left out.
     """
     scores, error = scores_with_error(folded, routing_mask, quick)
     packed = _narrowing(folded, routing_mask, keys, quick)
@@ -158,7 +161,7 @@ def best_documents(
     source, tokens, error = folded.float().contiguous(), _tokens(routing_mask), error.tolist()
     between_error = packed.error.tolist() if packed else error
     offsets, doc_ids = offsets.long().contiguous(), doc_ids.long().contiguous()
-    seen = None if visible is None else visible.to(torch.uint8).contiguous()
+    seen = None if visible is None else visible.contiguous().view(torch.uint8)
     (place, ids), best = torch.empty(2, count, k, dtype=torch.long), torch.empty(count, k)
     rescored = [0] * count
 
@@ -171,6 +174,7 @@ def best_documents(
                     scores=scores.data_ptr() + number * scores.shape[1] * 4,
                     chunks=scores.shape[1],
                     error=error[number],
+                    least=least[number],
                     offsets=offsets.data_ptr(),
                     ids=doc_ids.data_ptr(),
                     documents=len(doc_ids),
@@ -183,8 +187,8 @@ def best_documents(
                     stride=values.stride(0) * values.element_size(),
                     width=values.shape[1],
                     kind=(torch.bfloat16, torch.int8, torch.float32).index(values.dtype),
-                    key_scales=None if keys.scales is None else keys.scales.data_ptr(),
-                    key_scale_step=0 if keys.scales is None else keys.scales.dim(),
+                    key_scales=None if keys.scale is None else keys.scale.data_ptr(),
+                    key_scale_step=0 if keys.scale is None else keys.scale.dim(),
                     tokens=source.data_ptr(),
                     index=tokens[number].ctypes.data,
                     count=len(tokens[number]),
@@ -200,7 +204,7 @@ def best_documents(
     return place, ids, best, sum(rescored)
 
 
-def _narrowing(folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, read: RoutingKeys) -> _Packed | None:
+def _narrowing(folded: Tensor, routing_mask: Tensor, keys: Keys, read: Keys) -> _Packed | None:
     """Queries for a pass between a first one of int8 and exact scores, at less than what those cost; None if there is none.
 
     Listed keys are multiplied in bfloat16, which holds every int8, so that only the queries are rounded, and less.
@@ -232,7 +236,7 @@ def _tile_dtype(stored: torch.dtype) -> torch.dtype:
 
 
 def _score_tiles(
-    folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, rows: Tensor | None, dtype: torch.dtype
+    folded: Tensor, routing_mask: Tensor, keys: Keys, rows: Tensor | None, dtype: torch.dtype
 ) -> Tensor:
     """Chunk scores by matrix products of torch, a tile of chunks against the tokens of all questions at a time."""
     tokens, stored = _tokens(routing_mask), keys.values
@@ -248,12 +252,12 @@ def _score_tiles(
     size = min(TILE_CHUNKS, max(LEAST_CHUNKS, TILE_SCORES // len(values)))
     for start in range(0, out.shape[1], size):
         part = slice(start, min(start + size, out.shape[1]))
-        tile = stored[part] if rows is None else keys.part(rows[part]).values
+        tile = stored[part] if rows is None else keys[rows[part]].values
         products = torch._int_mm(values, tile.T) if dtype == torch.int8 else values @ tile.to(dtype).T
         products = products if query_scales is None else products * query_scales.unsqueeze(1)
         best[:, part] = products.view(len(asked), longest, -1).amax(1)
-    if keys.scales is not None:
-        best.mul_(keys.scales if rows is None or not keys.scales.dim() else keys.scales[rows])
+    if keys.scale is not None:
+        best.mul_(keys.scale if rows is None or not keys.scale.dim() else keys.scale[rows])
     if best is not out:
         out[asked] = best
     return out
@@ -267,7 +271,7 @@ def top_documents(
     if library is None:
         return reference.top_documents(scores, offsets, doc_ids, k, visible)
     scores, offsets, doc_ids = scores.float().contiguous(), offsets.long().contiguous(), doc_ids.long().contiguous()
-    seen = None if visible is None else visible.to(torch.uint8).contiguous()
+    seen = None if visible is None else visible.contiguous().view(torch.uint8)
     best = torch.empty(len(scores), k, dtype=torch.long)
     values = torch.empty(len(scores), k)
 

@@ -1,6 +1,7 @@
 """The one place where an operation's implementation is chosen: reference (plain torch), cpu (native tiles) or triton.
 
-Everything else calls the operations of this module. `choose` says what runs, `chosen` what a run should record.
+Everything else calls the operations of this module. `use` configures the process, `choose` says what runs, `chosen` what a
+run should record.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 
 from configs.errors import UserError
+from msa.keys import Keys
 from msa.ops import cpu, reference
 from msa.ops.native import native
 from msa.ops.order import DocumentOrder
-from msa.ops.quantise import RoutingKeys, score_error
+from msa.ops.quantise import score_error
 
 IMPLEMENTATIONS = ("reference", "cpu", "triton")
 OPERATIONS = {
@@ -25,6 +27,24 @@ OPERATIONS = {
     "pool_chunks": ("reference", "triton"),
     "training_scores": ("reference", "triton"),
 }
+
+_configured = "auto"
+
+
+def use(implementation: str) -> None:
+    """Let every operation of this process take an implementation where a call names none; see :func:`choose`.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    global _configured
+    _require_known(implementation)
+    _configured = implementation
+
+
+def _require_known(implementation: str) -> None:
+    if implementation not in (*IMPLEMENTATIONS, "auto"):
+        raise UserError(f"kernels: {implementation!r} is unknown; write one of {', '.join(('auto', *IMPLEMENTATIONS))}")
 
 
 @cache
@@ -42,20 +62,19 @@ def interpreted() -> bool:
     return triton.knobs.runtime.interpret
 
 
-def choose(operation: str, device: torch.device, implementation: str = "auto") -> str:
+def choose(operation: str, device: torch.device, implementation: str | None = None) -> str:
     """The implementation that an operation takes on a device.
 
     Args:
         implementation: one of IMPLEMENTATIONS, or "auto": triton on a CUDA device, cpu on a processor. An operation
-            without the one asked for takes its reference.
+            without the one asked for takes its reference. By default what :func:`use` said, at first "auto".
 
     Raises:
         UserError: an unknown name, or one that cannot run on the device.
     """
-    if implementation not in (*IMPLEMENTATIONS, "auto"):
-        raise UserError(f"kernels: {implementation!r} is unknown; write one of {', '.join(('auto', *IMPLEMENTATIONS))}")
+    wanted = _configured if implementation is None else implementation
+    _require_known(wanted)
     cuda = device.type == "cuda"
-    wanted = implementation
     if wanted == "auto":
         wanted = "triton" if cuda and has_triton() else "reference" if device.type != "cpu" else "cpu"
     if wanted == "triton" and not (has_triton() and (cuda or interpreted())):
@@ -65,7 +84,7 @@ def choose(operation: str, device: torch.device, implementation: str = "auto") -
     return wanted if wanted in OPERATIONS[operation] else "reference"
 
 
-def chosen(device: torch.device, keys: Tensor, implementation: str = "auto") -> dict[str, str]:
+def chosen(device: torch.device, keys: Tensor, implementation: str | None = None) -> dict[str, str]:
     """What every operation takes for such routing keys [T, W], to be recorded with a run.
 
     Where it is the native code of a processor, its instructions are named; where triton, the device's architecture.
@@ -91,28 +110,28 @@ def _require_fit(folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Ten
 
 
 def scores_with_error(
-    folded: Tensor, routing_mask: Tensor, keys: RoutingKeys, rows: Tensor | None = None, *, implementation: str = "auto"
+    folded: Tensor, routing_mask: Tensor, keys: Keys, rows: Tensor | None = None, *, implementation: str | None = None
 ) -> tuple[Tensor, Tensor]:
     """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and how far each question's can be off [Q].
 
     See :func:`msa.ops.quantise.score_error`.
     """
-    _require_fit(folded, routing_mask, keys.values, keys.scales)
+    _require_fit(folded, routing_mask, keys.values, keys.scale)
     name = choose("chunk_scores", keys.values.device, implementation)
     if name == "cpu":
         return cpu.scores_with_error(folded.detach(), routing_mask, keys, rows)
-    some = keys if rows is None else keys.part(rows)
-    scores = chunk_scores(folded, routing_mask, some.values, some.scales, implementation=implementation)
+    some = keys if rows is None else keys[rows]
+    scores = chunk_scores(folded, routing_mask, some.values, some.scale, implementation=implementation)
     return scores, score_error(folded.detach(), routing_mask, keys, query_dtype(keys.values, implementation))
 
 
-def settles(quick: RoutingKeys, keys: RoutingKeys, implementation: str = "auto") -> bool:
+def settles(quick: Keys, keys: Keys, implementation: str | None = None) -> bool:
     """Whether :func:`msa.ops.cpu.best_documents` takes keys ``quick`` for a first pass and ``keys`` for exact scores."""
     name = choose("chunk_scores", keys.values.device, implementation)
     return name == "cpu" and cpu.settles(keys) and quick.values.device == keys.values.device
 
 
-def query_dtype(keys: Tensor, implementation: str = "auto") -> torch.dtype:
+def query_dtype(keys: Tensor, implementation: str | None = None) -> torch.dtype:
     """What folded queries are rounded to by `chunk_scores` with such keys."""
     name = choose("chunk_scores", keys.device, implementation)
     if name == "cpu":
@@ -125,7 +144,7 @@ def query_dtype(keys: Tensor, implementation: str = "auto") -> torch.dtype:
 
 
 def chunk_scores(
-    folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Tensor | None = None, *, implementation: str = "auto"
+    folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Tensor | None = None, *, implementation: str | None = None
 ) -> Tensor:
     """See :func:`msa.ops.reference.chunk_scores`; float32, without gradient, queries rounded to `query_dtype`."""
     _require_fit(folded, routing_mask, keys, scales)
@@ -146,7 +165,7 @@ def top_documents(
     visible: Tensor | None = None,
     *,
     order: DocumentOrder | None = None,
-    implementation: str = "auto",
+    implementation: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See :func:`msa.ops.reference.top_documents`.
 
@@ -163,7 +182,7 @@ def top_documents(
     return (cpu if name == "cpu" else reference).top_documents(scores, offsets, doc_ids, k, visible)
 
 
-def pool_chunks(x: Tensor, lengths: Tensor, pool_tokens: int, *, implementation: str = "auto") -> Tensor:
+def pool_chunks(x: Tensor, lengths: Tensor, pool_tokens: int, *, implementation: str | None = None) -> Tensor:
     """See :func:`msa.ops.reference.pool_chunks`; differentiable in ``x``."""
     if choose("pool_chunks", x.device, implementation) == "triton":
         from msa.ops import triton_pooling
@@ -172,7 +191,7 @@ def pool_chunks(x: Tensor, lengths: Tensor, pool_tokens: int, *, implementation:
     return reference.pool_chunks(x, lengths, pool_tokens)
 
 
-def training_scores(folded: Tensor, routing_mask: Tensor, keys: Tensor, *, implementation: str = "auto") -> Tensor:
+def training_scores(folded: Tensor, routing_mask: Tensor, keys: Tensor, *, implementation: str | None = None) -> Tensor:
     """See :func:`msa.ops.reference.chunk_scores`: the same, differentiable in ``folded`` and ``keys``, nothing rounded."""
     _require_fit(folded, routing_mask, keys, None)
     if choose("training_scores", keys.device, implementation) == "triton":
@@ -191,7 +210,7 @@ def attend_pieces(
     bank_values: Tensor,
     chunks: Tensor,
     *,
-    implementation: str = "auto",
+    implementation: str | None = None,
     **optional: Tensor | None,
 ) -> Tensor:
     """See :func:`msa.ops.reference.attend_pieces`; where a gradient is wanted it is the reference that runs."""

@@ -54,6 +54,7 @@ class Settle(ctypes.Structure):
         ("scores", ctypes.c_void_p),
         ("chunks", ctypes.c_int64),
         ("error", ctypes.c_float),
+        ("least", ctypes.c_float),
         ("offsets", ctypes.c_void_p),
         ("ids", ctypes.c_void_p),
         ("documents", ctypes.c_int64),

@@ -323,6 +323,7 @@ typedef struct {
     float *scores; /* of a first pass, [chunks]; overwritten */
     int64_t chunks;
     float error; /* how far each of them can be off */
+    float least; /* documents whose exact score is below this do not matter */
     const int64_t *offsets, *ids;
     int64_t documents;
     const uint8_t *visible; /* [documents] or null */
@@ -396,6 +397,8 @@ static int top_of(const Settle *s) {
     return msa_top_documents(s->scores, s->chunks, s->offsets, s->ids, s->documents, s->visible, s->k, 0, 1, s->best, s->values);
 }
 
+static float higher(float a, float b) { return a > b ? a : b; }
+
 /* The k best documents of one question by exact scores. k documents reach the k-th score of a pass less its error, so one whose chunks,
  * error added, stay below that is out; and a document that is in has its true best chunk above it. Returns how many chunks were scored
  * exactly, or -1 as above. */
@@ -403,11 +406,11 @@ int64_t msa_settle(const Settle *s) {
     if (top_of(s)) return -1;
     double *key = malloc((size_t)s->width * sizeof(double));
     if (!key) abort();
-    float floor = s->values[s->k - 1] - 2 * s->error;
+    float floor = higher(s->values[s->k - 1] - 2 * s->error, s->least - s->error);
     if (s->between) {
         score_again(s, floor, 1, key);
         top_of(s);
-        floor = s->values[s->k - 1] - 2 * s->between_error;
+        floor = higher(s->values[s->k - 1] - 2 * s->between_error, s->least - s->between_error);
     }
     const int64_t exact = score_again(s, floor, 0, key);
     top_of(s);

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from configs.errors import UserError
-from msa.ops import cpu, dispatch, native, quantise, reference
+from msa.keys import Keys
+from msa.ops import cpu, dispatch, native, reference
 from msa.ops.route import Part, route
 
 CPU = torch.device("cpu")
@@ -70,7 +71,7 @@ def test_shapes_that_do_not_fit_are_refused(name):
 
 
 def test_offsets_that_lead_out_of_the_scores_are_refused():
-    keys, ids = quantise.plain_keys(torch.ones(5, 64).bfloat16()), torch.tensor([1, 2])
+    keys, ids = Keys.store(torch.ones(5, 64), "bfloat16"), torch.tensor([1, 2])
     for wrong in ([0, 6, 6], [0, 4, 3]):
         refused = ValueError if native.native().library else RuntimeError  # torch's own, where torch routes
         with pytest.raises(refused):
@@ -81,13 +82,13 @@ def test_offsets_that_lead_out_of_the_scores_are_refused():
 
 def test_nothing_to_route_over_is_no_error():
     for name in ("reference", "cpu", "triton"):
-        for dtype in (torch.float32, torch.bfloat16):
-            keys = quantise.plain_keys(torch.zeros(0, 64, dtype=dtype))
+        for dtype in ("float32", "bfloat16"):
+            keys = Keys.store(torch.zeros(0, 64), dtype)
             nobody = torch.zeros(2, 3, 64), torch.ones(2, 3, dtype=torch.bool)
             nothing = Part(keys, torch.tensor([0]), torch.zeros(0, dtype=torch.long))
             assert route(*nobody, [nothing], 3, implementation=name).doc_ids.tolist() == [[-1] * 3] * 2
             unasked = torch.zeros(2, 0, 64), torch.zeros(2, 0, dtype=torch.bool)
-            one = Part(quantise.plain_keys(torch.ones(1, 64, dtype=dtype)), torch.tensor([0, 1]), torch.tensor([7]))
+            one = Part(Keys.store(torch.ones(1, 64), dtype), torch.tensor([0, 1]), torch.tensor([7]))
             assert route(*unasked, [one], 1, implementation=name).place.tolist() == [[-1]] * 2
             found = route(*nobody, [nothing, one], 2, implementation=name)
             assert found.doc_ids.tolist() == [[7, -1]] * 2 and found.part.tolist() == [[1, -1]] * 2
@@ -108,10 +109,10 @@ def test_without_a_compiler_torch_routes(without_compiler):
     folded, mask = torch.randn(1, 9, 64), torch.ones(1, 9, dtype=torch.bool)
     unit = torch.nn.functional.normalize(torch.randn(50, 64), dim=-1)
     offsets, ids = torch.arange(0, 51, 2), torch.arange(25).flip(0)
-    for stored in (quantise.plain_keys(unit.bfloat16()), quantise.quantise_keys(unit)):
+    for stored in (Keys.store(unit, "bfloat16"), Keys.store(unit, "int8")):
         assert cpu.variants(stored.values) == ["tiles"]
         found = route(folded, mask, [Part(stored, offsets, ids)], 4)
-        true = reference.document_scores(reference.chunk_scores(folded.double(), mask, stored.exact(slice(None))), offsets)
+        true = reference.document_scores(reference.chunk_scores(folded.double(), mask, stored.exact()), offsets)
         assert torch.equal(found.scores, true.topk(4).values.float())
 
 

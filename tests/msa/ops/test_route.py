@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from msa import router
-from msa.ops import cpu, dispatch, quantise, reference
+from msa.keys import Keys
+from msa.ops import cpu, dispatch, reference
 from msa.ops.native import native
 from msa.ops.route import Part, route
 
@@ -26,10 +27,10 @@ def shape_of_paper(questions=2, tokens=20, chunks=1500, seed=0):
 @pytest.mark.parametrize(("stored", "first"), [("bfloat16", "int8"), ("bfloat16", None), ("int8", None), ("float32", "int8")])
 def test_documents_are_those_of_float64_scores_at_paper_width(implementation, stored, first):
     folded, mask, keys, offsets, ids = shape_of_paper()
-    kept = quantise.quantise_keys(keys) if stored == "int8" else quantise.plain_keys(keys.to(getattr(torch, stored)))
-    quick = quantise.quantise_keys(kept.exact(slice(None))) if first else None
+    kept = Keys.store(keys, stored)
+    quick = Keys.store(kept.exact(), "int8") if first else None
     found = route(folded, mask, [Part(kept, offsets, ids, None, quick)], 16, implementation=implementation)
-    true = reference.document_scores(reference.chunk_scores(folded.double(), mask, kept.exact(slice(None))), offsets)
+    true = reference.document_scores(reference.chunk_scores(folded.double(), mask, kept.exact()), offsets)
     assert torch.equal(found.scores, true.topk(16).values.float())
     assert torch.equal(true.gather(1, found.place).float(), found.scores) and torch.equal(found.doc_ids, ids[found.place])
     native_bfloat16 = cpu.variants(torch.empty(1, 1024, dtype=torch.bfloat16))[0] != "tiles"
@@ -37,22 +38,14 @@ def test_documents_are_those_of_float64_scores_at_paper_width(implementation, st
         assert 32 <= found.rescored <= 80  # few chunks are left in doubt by bfloat16 queries
 
 
-def test_without_rescoring_scores_are_the_first_passes():
-    folded, mask, keys, offsets, ids = shape_of_paper(chunks=300)
-    stored = quantise.quantise_keys(keys)
-    found = route(folded, mask, [Part(stored, offsets, ids)], 5, exact=False)
-    scores = dispatch.chunk_scores(folded, mask, stored.values, stored.scales)
-    assert torch.equal(found.scores, reference.document_scores(scores, offsets).topk(5).values) and found.rescored == 0
-
-
 @pytest.mark.parametrize("implementation", ["cpu", "reference", "triton"])
 def test_results_do_not_depend_on_parts(implementation):
     folded, mask, keys, offsets, ids = shape_of_paper(chunks=120, tokens=3)
-    whole = quantise.plain_keys(keys.bfloat16())
+    whole = Keys.store(keys, "bfloat16")
     together = route(folded, mask, [Part(whole, offsets, ids)], 7, implementation=implementation)
     cuts = [0, 4, 4, 25, 40]
     parts = [
-        Part(whole.part(slice(3 * a, 3 * b)), offsets[a : b + 1] - 3 * a, ids[a:b]) for a, b in pairwise(cuts)
+        Part(whole[3 * a : 3 * b], offsets[a : b + 1] - 3 * a, ids[a:b]) for a, b in pairwise(cuts)
     ]
     apart = route(folded, mask, parts, 7, implementation=implementation)
     assert torch.equal(apart.doc_ids, together.doc_ids) and torch.equal(apart.scores, together.scores)
@@ -63,36 +56,50 @@ def test_results_do_not_depend_on_parts(implementation):
 def test_equal_documents_survive_rescoring_in_the_order_of_ids():
     folded, mask, keys, offsets, ids = shape_of_paper(chunks=60)
     keys = keys[:3].repeat(20, 1)
-    part = Part(quantise.plain_keys(keys.bfloat16()), offsets, ids, None, quantise.quantise_keys(keys.bfloat16()))
+    part = Part(Keys.store(keys, "bfloat16"), offsets, ids, None, Keys.store(keys.bfloat16(), "int8"))
     assert route(folded, mask, [part], 6).doc_ids.tolist() == [[0, 1, 2, 3, 4, 5]] * 2
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [(torch.int8, None), (torch.float8_e4m3fn, None), (torch.float8_e4m3fn, 1 / 256)])
-def test_quantised_keys_know_their_error(dtype, scale):
+@pytest.mark.parametrize("implementation", ["cpu", "reference"])
+def test_later_parts_are_rescored_only_where_they_can_still_win(implementation):
+    folded, mask, keys, offsets, ids = shape_of_paper(questions=2, chunks=600)
+    strong, weak = (Part(Keys.store(keys[rows] * by, "int8"), offsets[:101], ids[:100]) for rows, by in ((slice(300), 1.0), (slice(300, 600), 0.3)))
+    first, second = (route(folded, mask, [part], 4, implementation=implementation) for part in (strong, weak))
+    both = route(folded, mask, [strong, weak], 4, implementation=implementation)
+    assert both.rescored == first.rescored and second.rescored >= 8
+    assert torch.equal(both.doc_ids, first.doc_ids) and torch.equal(both.scores, first.scores) and not both.part.any()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8", "int8"])
+def test_stored_keys_know_their_error(dtype):
     keys = shape_of_paper()[2]
-    stored = quantise.quantise_keys(keys, dtype, scale)
-    rows = stored.exact(slice(None))
+    stored = Keys.store(keys, dtype)
+    rows = stored.exact()
     assert (rows - keys.double()).norm(dim=-1).max() == pytest.approx(stored.error, rel=1e-5)
-    assert rows.norm(dim=-1).max() == pytest.approx(stored.norm, rel=1e-5)
-    assert stored.error < 0.05 * stored.norm
-    part = stored.part(torch.tensor([7, 3]))
-    assert torch.equal(part.exact(slice(None)), rows[[7, 3]])
+    assert rows.norm(dim=-1).max() == pytest.approx(stored.norm, rel=1e-5) == pytest.approx(stored.measured().norm)
+    assert 0 < stored.error < 0.05 * stored.norm
+    assert torch.equal(stored[torch.tensor([7, 3])].exact(), rows[[7, 3]])
+    read = Keys.read(stored.values, stored.scale if dtype == "int8" else None)  # as a bank holds them
+    assert torch.equal(read.exact(), rows)
+    with pytest.raises(ValueError, match="no error of a score could be proven"):
+        Part(read, torch.tensor([0, len(keys)]), torch.tensor([1]))
 
 
-def test_zero_rows_and_saturated_rows_are_quantised():
+def test_zero_rows_and_saturated_rows_are_stored():
     keys = torch.zeros(3, 64)
     keys[1, 0] = 5.0
-    stored = quantise.quantise_keys(keys, torch.int8, 1 / 127)
-    assert stored.error == pytest.approx(4.0) and stored.values[1, 0] == 127
-    assert quantise.quantise_keys(keys).scales.tolist() == [1.0, pytest.approx(5 / 127), 1.0]
+    stored = Keys.store(keys, "float8")
+    assert stored.error == pytest.approx(5.0 - 448 / 256) and stored.values[1, 0].float() == 448
+    stored = Keys.store(keys, "int8")
+    assert stored.scale.tolist() == [1.0, pytest.approx(5 / 127), 1.0]
     folded, mask = torch.zeros(1, 2, 64), torch.ones(1, 2, dtype=torch.bool)
-    assert dispatch.chunk_scores(folded, mask, quantise.quantise_keys(keys).values, quantise.quantise_keys(keys).scales).tolist() == [[0, 0, 0]]
+    assert dispatch.chunk_scores(folded, mask, stored.values, stored.scale).tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
 def test_threads_share_the_chunks(kind):
     folded, mask, keys, offsets, ids = shape_of_paper(questions=3, tokens=5, chunks=4098)
-    stored = quantise.quantise_keys(keys) if kind == "int8" else quantise.plain_keys(keys.to(getattr(torch, kind)))
+    stored = Keys.store(keys, kind)
     alone = route(folded, mask, [Part(stored, offsets, ids)], 9)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -121,7 +128,7 @@ def peak_bytes(action) -> int:
 def test_routing_keeps_at_most_eight_bytes_a_chunk_and_question(kind):
     chunks, questions = 400_000, 2
     keys = (torch.randn(chunks, 64) * 30).to(getattr(torch, kind))
-    stored = quantise.RoutingKeys(keys, torch.ones(()) if kind == "int8" else None, 800.0)
+    stored = Keys(keys, torch.ones(()) if kind == "int8" else None, 800.0)
     offsets, ids = torch.arange(0, chunks + 1, 4), torch.arange(chunks // 4)
     folded, mask = torch.randn(questions, 32, 64), torch.ones(questions, 32, dtype=torch.bool)
     parts = [Part(stored, offsets, ids)]
