@@ -28,23 +28,31 @@ TILE_CHUNKS, LEAST_CHUNKS = 2048, 256  # of torch's matrix products
 TILE_SCORES = 2**18  # of one of them: they stay in the cache
 THREAD_CHUNKS = 1024  # fewer are not worth a second thread
 NATIVE = {torch.bfloat16: ("amx_bf16", "avx512_bf16"), torch.int8: ("amx_int8", "avx512_vnni")}
+CODES = {torch.bfloat16: 0, torch.int8: 1, torch.float32: 2, torch.float8_e4m3fn: 3}  # of stored dtypes in routing.c
+ROUNDED = 2.0**-9 * 1.01  # of a row's length, float32 read in bfloat16
 WIDE_KEYS = 512  # KV heads x head_dim from which copying keys costs more than several calls
 BAD_OFFSETS = "offsets of documents must rise from 0 to the number of chunks"
 STEP_BYTES = 64  # native code reads a key in whole steps
 
 
+def _product_dtype(stored: torch.dtype) -> torch.dtype:
+    """What native code multiplies stored keys in: as they lie, or converted to bfloat16 a few rows at a time."""
+    return stored if stored in NATIVE else torch.bfloat16
+
+
 def variants(keys: Tensor) -> list[str]:
     """What can score such keys [T, W] here, best first; "tiles" can always."""
-    row_bytes = keys.shape[1] * keys.element_size()
+    dtype = _product_dtype(keys.dtype)
+    row_bytes = keys.shape[1] * dtype.itemsize
     aligned = row_bytes > 0 and row_bytes % STEP_BYTES == 0 and keys.stride(1) == 1 and keys.device.type == "cpu"
-    names = NATIVE.get(keys.dtype, ()) if aligned else ()
+    names = NATIVE[dtype] if aligned and keys.dtype in CODES else ()
     return [*(name for name in names if name in native().features), "tiles"]
 
 
 def query_dtype(keys: Tensor, variant: str | None = None) -> torch.dtype:
     """What folded queries are rounded to when such keys are scored."""
     variant = variant or variants(keys)[0]
-    return _tile_dtype(keys.dtype) if variant == "tiles" else keys.dtype
+    return _tile_dtype(keys.dtype) if variant == "tiles" else _product_dtype(keys.dtype)
 
 
 def chunk_scores(
@@ -65,7 +73,7 @@ def scores_with_error(
     """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and their :func:`msa.ops.quantise.score_error` [Q]."""
     variant = variant or variants(keys.values)[0]
     if variant != "tiles":
-        packed = _Packed(folded, routing_mask, keys, keys.values.dtype, variant)
+        packed = _Packed(folded, routing_mask, keys, _product_dtype(keys.values.dtype), variant)
         return packed.scores(rows), packed.error
     dtype = _tile_dtype(keys.values.dtype)
     return _score_tiles(folded, routing_mask, keys, rows, dtype), score_error(folded, routing_mask, keys, dtype)
@@ -88,9 +96,10 @@ class _Packed:
         chosen = filled[0] if len(filled) == 1 else np.concatenate([np.zeros(0, np.int64), *filled])
         self.packed = torch.empty(len(chosen) * self.width * dtype.itemsize, dtype=torch.uint8)
         self.scales, self.error = np.empty(len(chosen), np.float32), torch.empty(len(tokens))
+        off = keys.norm * ROUNDED if keys.values.dtype == torch.float32 else 0.0
         native().library.msa_pack(
             source.data_ptr(), chosen.ctypes.data, self.tile_at.ctypes.data, len(tokens), self.width,
-            {"amx_int8": 1, "avx512_vnni": 2}.get(variant, 0), keys.norm, keys.error, summing_error(self.width, dtype),
+            {"amx_int8": 1, "avx512_vnni": 2}.get(variant, 0), keys.norm + off, keys.error + off, summing_error(self.width, dtype),
             self.packed.data_ptr(), self.scales.ctypes.data, self.error.data_ptr(),
         )  # fmt: skip
 
@@ -101,7 +110,7 @@ class _Packed:
             keys=values.data_ptr(),
             stride=values.stride(0) * values.element_size(),
             steps=self.width * self.dtype.itemsize // STEP_BYTES,
-            widen=values.dtype != self.dtype,
+            from_=0 if values.dtype == self.dtype else CODES[values.dtype],
             packed=self.packed.data_ptr(),
             questions=questions,
             tile_at=self.tile_at.ctypes.data + 8 * first,
@@ -134,9 +143,9 @@ def _tokens(routing_mask: Tensor) -> list[np.ndarray]:
 
 
 def settles(keys: Keys) -> bool:
-    """Whether :func:`best_documents` takes such keys: those of native routing, and float32 where it has AVX-512."""
-    wide = keys.values.dtype == torch.float32 and keys.values.shape[1] % 16 == 0 and keys.values.stride(1) == 1
-    return variants(keys.values)[0] != "tiles" or bool(wide and native().features)
+    """Whether :func:`best_documents` takes such stored keys: routing.c scores them exactly where the processor has AVX-512."""
+    values = keys.values
+    return bool(native().features) and values.dtype in CODES and values.shape[1] % 16 == 0 and values.stride(1) == 1
 
 
 def best_documents(
@@ -186,7 +195,7 @@ def best_documents(
                     keys=values.data_ptr(),
                     stride=values.stride(0) * values.element_size(),
                     width=values.shape[1],
-                    kind=(torch.bfloat16, torch.int8, torch.float32).index(values.dtype),
+                    from_=CODES[values.dtype],
                     key_scales=None if keys.scale is None else keys.scale.data_ptr(),
                     key_scale_step=0 if keys.scale is None else keys.scale.dim(),
                     tokens=source.data_ptr(),
@@ -207,9 +216,9 @@ def best_documents(
 def _narrowing(folded: Tensor, routing_mask: Tensor, keys: Keys, read: Keys) -> _Packed | None:
     """Queries for a pass between a first one of int8 and exact scores, at less than what those cost; None if there is none.
 
-    Listed keys are multiplied in bfloat16, which holds every int8, so that only the queries are rounded, and less.
+    Listed keys are multiplied in bfloat16, to which queries are rounded less than to int8.
     """
-    if read.values.dtype != torch.int8 or keys.values.dtype not in NATIVE:
+    if read.values.dtype != torch.int8:
         return None
     variant = variants(torch.empty(0, keys.values.shape[1], dtype=torch.bfloat16))[0]
     return None if variant == "tiles" else _Packed(folded, routing_mask, keys, torch.bfloat16, variant)

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 enum { AVX512_BF16 = 1, AVX512_VNNI = 2, AMX_BF16 = 4, AMX_INT8 = 8 };
+enum { AS_IT_IS = 0, INT8 = 1, FLOAT32 = 2, FLOAT8 = 3 };
 enum { TILE = 1024, SUB = 32, ROWS = 6, GROUP_BYTES = 1 << 19, AGAIN = 1024 };
 
 /* What the processor has and the kernel saves for a process: CPUID leaf 7 and XCR0, and Linux's consent to AMX. */
@@ -39,7 +40,7 @@ typedef struct {
     const uint8_t *keys;
     int64_t stride, steps, first, last;
     const int64_t *rows; /* or null */
-    int64_t widen;       /* whether listed keys are int8 and scored as bf16, which holds every int8 */
+    int64_t from;        /* dtype of keys that are scored in bf16 on the way: INT8, FLOAT8 (bf16 holds all of them), FLOAT32; or AS_IT_IS */
     const uint8_t *packed;
     int64_t questions;
     const int64_t *tile_at;
@@ -61,6 +62,22 @@ static int64_t group_tiles(const Routing *r) {
     return tiles < 2 ? 2 : tiles & ~1;
 }
 
+/* 16 stored numbers as floats. e4m3 is moved to where a float has its exponent, which is then corrected by a product. */
+static inline WIDE __m512 floats(const uint8_t *at, int64_t from) {
+    if (from == FLOAT32) return _mm512_loadu_ps(at);
+    const __m128i bytes = _mm_loadu_si128((const __m128i *)at);
+    if (from == INT8) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+    const __m512i wide = _mm512_cvtepu8_epi32(bytes), sign = _mm512_slli_epi32(_mm512_srli_epi32(wide, 7), 31);
+    const __m512i rest = _mm512_slli_epi32(_mm512_and_si512(wide, _mm512_set1_epi32(0x7f)), 20);
+    return _mm512_mul_ps(_mm512_castsi512_ps(_mm512_or_si512(sign, rest)), _mm512_set1_ps(0x1p120f));
+}
+
+/* The upper halves of floats, rounded to nearest, halves to even: bf16. */
+static inline WIDE __m512i rounded(__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    return _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+}
+
 static inline WIDE void raise_to(const Routing *r, int64_t q, int64_t place, int64_t count, const __m512 *best) {
     float *out = r->out + q * r->out_stride + place;
     for (int64_t i = 0; i < count; i++) {
@@ -79,21 +96,20 @@ static uint8_t *room(const Routing *r, int64_t rows) {
     return memset(copy, 0, bytes);
 }
 
-/* The `rows` keys from a place on: where they lie or, if they are listed or not so many are left, copied; so nothing behind the bank is
- * ever read, and a copy's keys beyond the last are not scored. */
+/* The `rows` keys from a place on: where they lie or, if they are listed, not bf16 yet or not so many left, copied; so nothing behind the
+ * bank is ever read, and a copy's keys beyond the last are not scored. */
 static WIDE const uint8_t *keys_at(const Routing *r, int64_t place, int64_t rows, uint8_t *copy, int64_t *stride) {
-    if (!r->rows && place + rows <= r->last) {
+    if (!r->rows && !r->from && place + rows <= r->last) {
         *stride = r->stride;
         return r->keys + place * r->stride;
     }
     *stride = r->steps * 64;
     for (int64_t i = 0; i < rows && place + i < r->last; i++) {
         const uint8_t *row = r->keys + (r->rows ? r->rows[place + i] : place + i) * r->stride;
-        if (r->widen)
+        if (r->from)
             for (int64_t j = 0; j < *stride; j += 32) {
-                const __m512i value = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(row + j / 2)));
-                const __m512i bits = _mm512_castps_si512(_mm512_cvtepi32_ps(value));
-                _mm256_storeu_si256((__m256i *)(copy + i * *stride + j), _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16)));
+                const __m512 x = floats(row + j / 2 * (r->from == FLOAT32 ? 4 : 1), r->from);
+                _mm256_storeu_si256((__m256i *)(copy + i * *stride + j), _mm512_cvtepi32_epi16(rounded(x)));
             }
         else
             memcpy(copy + i * *stride, row, (size_t)*stride);
@@ -128,8 +144,7 @@ WIDE void msa_pack(const float *rows, const int64_t *index, const int64_t *tile_
                 if (kind == 2) value = _mm512_add_epi32(value, _mm512_set1_epi32(128));
                 _mm_storeu_si128((__m128i *)part, _mm512_cvtepi32_epi8(value));
             } else {
-                const __m512i bits = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-                const __m512i high = _mm512_srli_epi32(_mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff))), 16);
+                const __m512i high = rounded(x);
                 y = _mm512_castsi512_ps(_mm512_slli_epi32(high, 16));
                 _mm256_storeu_si256((__m256i *)part, _mm512_cvtepi32_epi16(high));
             }
@@ -331,9 +346,9 @@ typedef struct {
     void (*between)(const Routing *); /* a scoring function for a pass between, or null */
     const Routing *routing;           /* its argument, but for rows, first, last and out */
     float between_error;              /* how far its scores can be off */
-    const uint8_t *keys; /* what a score is measured by: bf16 (kind 0), int8 (1) or float32 (2), scaled */
+    const uint8_t *keys; /* what a score is measured by, scaled */
     int64_t stride, width;
-    int kind;
+    int from; /* dtype of keys, AS_IT_IS being bf16 */
     const float *key_scales;
     int64_t key_scale_step;
     const float *tokens; /* folded queries of tokens index[0] .. index[count - 1], `width` apart */
@@ -347,15 +362,15 @@ typedef struct {
 static WIDE float exact_score(const Settle *s, int64_t chunk, double *key) {
     const uint8_t *row = s->keys + chunk * s->stride;
     const __m512d scale = _mm512_set1_pd(s->key_scales ? s->key_scales[chunk * s->key_scale_step] : 1.0);
-    for (int64_t i = 0; i < s->width; i += 8) {
-        __m256 x;
-        if (s->kind == 0)
-            x = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(row + 2 * i))), 16));
-        else if (s->kind == 1)
-            x = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(row + i))));
+    for (int64_t i = 0; i < s->width; i += 16) {
+        __m512 x;
+        if (s->from == AS_IT_IS)
+            x = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(row + 2 * i))), 16));
         else
-            x = _mm256_loadu_ps((const float *)row + i);
-        _mm512_storeu_pd(key + i, _mm512_mul_pd(_mm512_cvtps_pd(x), scale));
+            x = floats(row + i * (s->from == FLOAT32 ? 4 : 1), s->from);
+        const __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1));
+        _mm512_storeu_pd(key + i, _mm512_mul_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)), scale));
+        _mm512_storeu_pd(key + i + 8, _mm512_mul_pd(_mm512_cvtps_pd(high), scale));
     }
     double best = -__builtin_inf();
     for (int64_t n = 0; n < s->count; n++) {

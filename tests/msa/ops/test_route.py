@@ -24,7 +24,10 @@ def shape_of_paper(questions=2, tokens=20, chunks=1500, seed=0):
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "reference"])
-@pytest.mark.parametrize(("stored", "first"), [("bfloat16", "int8"), ("bfloat16", None), ("int8", None), ("float32", "int8")])
+@pytest.mark.parametrize(
+    ("stored", "first"),
+    [("bfloat16", "int8"), ("bfloat16", None), ("int8", None), ("float32", "int8"), ("float32", None), ("float8", None)],
+)
 def test_documents_are_those_of_float64_scores_at_paper_width(implementation, stored, first):
     folded, mask, keys, offsets, ids = shape_of_paper()
     kept = Keys.store(keys, stored)
@@ -143,4 +146,8 @@ def test_variants_are_chosen_by_dtype_and_processor():
     bf16, int8 = torch.empty(3, 64, dtype=torch.bfloat16), torch.empty(3, 64, dtype=torch.int8)
     assert cpu.variants(bf16) == [name for name in ("amx_bf16", "avx512_bf16") if name in have] + ["tiles"]
     assert cpu.variants(int8) == [name for name in ("amx_int8", "avx512_vnni") if name in have] + ["tiles"]
-    assert cpu.variants(torch.empty(3, 64)) == cpu.variants(int8[:, :63]) == cpu.variants(bf16[:, ::2]) == ["tiles"]
+    for converted in (torch.float32, torch.float8_e4m3fn):
+        assert cpu.variants(torch.empty(3, 64, dtype=converted)) == cpu.variants(bf16)
+        assert cpu.query_dtype(torch.empty(3, 64, dtype=converted), "amx_bf16") == torch.bfloat16
+    for other in (torch.empty(3, 64).double(), int8[:, :63], bf16[:, ::2], torch.empty(3, 16)):
+        assert cpu.variants(other) == ["tiles"]
