@@ -17,6 +17,7 @@ from msa import router
 from msa.bank import Bank, Segment, Signature
 from msa.keys import DTYPES, Keys, Queries
 from msa.model import PooledLayer, Selection
+from msa.ops import dispatch
 from msa.ops.order import document_order
 from msa.ops.route import Part, Winners, route
 
@@ -40,7 +41,7 @@ class PaddedMemory:
     def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Selection:
         """See :class:`msa.model.Memory`."""
         pooled = self.layers[layer]
-        raw = router.chunk_scores(folded, routing_mask, pooled.routing.flatten(0, 1))
+        raw = dispatch.training_scores(folded, routing_mask, pooled.routing.flatten(0, 1))
         scores = router.document_scores(raw, self.chunk_mask)
         best = router.top_documents(scores.detach(), self.top_k)
         chosen = best.sort(-1).values  # by document, then chunk

@@ -299,6 +299,11 @@ def top_documents(
     return best, values
 
 
+def reads_in_place(tokens: int, width: int) -> bool:
+    """Whether :func:`attend_pieces` reads pieces where they lie: one new token of wide keys, which are then read once."""
+    return tokens == 1 and width >= WIDE_KEYS
+
+
 def attend_pieces(
     q: Tensor,
     own_keys: Tensor,
@@ -335,7 +340,7 @@ def attend_pieces(
         seen_chunk = seen_chunk & reads_memory.unsqueeze(-1)
     fixed = sum(keys.shape[1] for keys, _ in pieces) - slots - own
     seen = torch.cat((seen_own.new_ones(rows, tokens, fixed), seen_chunk, seen_own), 2)
-    if tokens > 1 or groups * head_dim < WIDE_KEYS:
+    if not reads_in_place(tokens, groups * head_dim):
         keys, values = (torch.cat(part, 1).float().transpose(1, 2) for part in zip(*pieces, strict=True))
         out = F.scaled_dot_product_attention(
             q.float().transpose(1, 2), keys, values, attn_mask=seen.unsqueeze(1), enable_gqa=True

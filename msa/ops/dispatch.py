@@ -201,6 +201,14 @@ def training_scores(folded: Tensor, routing_mask: Tensor, keys: Tensor, *, imple
     return reference.chunk_scores(folded, routing_mask, keys)
 
 
+def attends_in_place(own_keys: Tensor, tokens: int) -> bool:
+    """Whether :func:`attend_pieces` beats joining memory with own keys [B, A, G, D] for so many new tokens a row."""
+    name = choose("attend_pieces", own_keys.device)
+    if torch.is_grad_enabled() and own_keys.requires_grad:
+        return False
+    return name == "triton" or (name == "cpu" and cpu.reads_in_place(tokens, own_keys.shape[2] * own_keys.shape[3]))
+
+
 def attend_pieces(
     q: Tensor,
     own_keys: Tensor,

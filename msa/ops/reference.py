@@ -38,9 +38,8 @@ def chunk_scores(folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Ten
     scores = queries @ stored_keys(keys, scales).to(queries.dtype).T
     scores = scores.masked_fill(~routing_mask.unsqueeze(-1), -torch.inf)
     if not scores.shape[1]:
-        return scores.new_full((len(scores), scores.shape[2]), -torch.inf)
-    # gather rather than amax, so that one token takes the gradient where two are equal: the first
-    return scores.gather(1, scores.argmax(1, keepdim=True)).squeeze(1)
+        return wide(scores.new_full((len(scores), scores.shape[2]), -torch.inf))
+    return wide(scores.max(1).values)  # not amax: where two tokens are equal, the first takes the gradient
 
 
 def eager_document_scores(queries: Tensor, routing_mask: Tensor, keys: Tensor, offsets: Tensor) -> Tensor:
@@ -99,7 +98,7 @@ def pool_chunks(x: Tensor, lengths: Tensor, pool_tokens: int) -> Tensor:
     """Mean over consecutive chunks of P tokens, a partial tail over its real length.
 
     Args:
-        x: [N, L, ...], padded on the right; padding is never read, so it may hold anything.
+        x: [N, L, ...], padded on the right; padding counts nothing, but must be finite here (kernels never read it).
         lengths: real tokens of each document [N].
 
     Returns:
@@ -107,13 +106,14 @@ def pool_chunks(x: Tensor, lengths: Tensor, pool_tokens: int) -> Tensor:
     """
     documents, length = x.shape[:2]
     chunks = -(-length // pool_tokens)
-    real = torch.arange(length, device=x.device) < lengths.unsqueeze(1)
-    x = torch.where(real.view(documents, length, *[1] * (x.dim() - 2)), wide(x), 0.0)
-    x = F.pad(x, [0, 0] * (x.dim() - 2) + [0, chunks * pool_tokens - length])
-    sums = x.view(documents, chunks, pool_tokens, *x.shape[2:]).sum(2)
-    starts = torch.arange(chunks, device=x.device) * pool_tokens
-    counts = (lengths.unsqueeze(1) - starts).clamp(1, pool_tokens)
-    return sums / counts.view(documents, chunks, *[1] * (x.dim() - 2))
+    left = lengths.unsqueeze(1) - torch.arange(chunks, device=x.device) * pool_tokens
+    real = torch.arange(pool_tokens, device=x.device) < left.unsqueeze(-1)
+    x = wide(x)
+    shares = real.to(x.dtype) / left.clamp(1, pool_tokens).unsqueeze(-1)  # weights: one pass over x, forward and backward
+    if chunks * pool_tokens != length:
+        x = F.pad(x, [0, 0] * (x.dim() - 2) + [0, chunks * pool_tokens - length])
+    x = x.view(documents, chunks, pool_tokens, *x.shape[2:])
+    return (x * shares.view(*shares.shape, *[1] * (x.dim() - 3))).sum(2)
 
 
 def attend_pieces(
