@@ -118,6 +118,7 @@ def answer_cell(race: Race, cell: Cell, system: System, corpus: Sequence[Documen
         "ingest_s": ingest_s,
         "wall_s": perf_counter() - start_s,
         "index_bytes": index_bytes(race, system, view),
+        "kernels": system.kernels(),
     }
     write_predictions(answers, cell.directory / "predictions.jsonl")
     write_record(race, cell, "ok", "", **numbers)
@@ -171,7 +172,7 @@ def write_record(race: Race, cell: Cell, status: str, reason: str, **numbers: An
     from baselines.provenance import hardware, peak_device_bytes, peak_host_bytes, versions
     from configs.tables import write_json
 
-    measured = dict.fromkeys(("n", "failures", "truncated", "ingest_s", "wall_s", "index_bytes"))
+    measured = dict.fromkeys(("n", "failures", "truncated", "ingest_s", "wall_s", "index_bytes", "kernels"))
     record = {
         "profile": race.experiment.name,
         "system": race.system,

@@ -29,6 +29,7 @@ from msa import parallel
 from msa.bank import Bank, Segment
 from msa.keys import Queries
 from msa.memory import BankMemory, scans_of
+from msa.ops import dispatch
 from msa.ops.route import Part, Winners
 from msa.tiers import Tiers, placed
 
@@ -149,9 +150,9 @@ def _told() -> dict[str, Any]:
     return holder[0]
 
 
-def command(bank: Path, tiers: dict[str, Any], threads: int) -> list[str]:
+def command(bank: Path, tiers: dict[str, Any], threads: int, kernels: str = "auto") -> list[str]:
     """Arguments of :func:`main` for :func:`msa.parallel.joined`."""
-    return ["-m", "msa.sharded", str(bank), "--tiers", json.dumps(tiers), "--threads", str(threads)]
+    return ["-m", "msa.sharded", str(bank), "--tiers", json.dumps(tiers), "--threads", str(threads), "--kernels", kernels]
 
 
 def main() -> None:
@@ -160,8 +161,10 @@ def main() -> None:
     parser.add_argument("bank", type=Path, help="directory of the bank")
     parser.add_argument("--tiers", default="{}", help='tiers as JSON, such as \'{"keys": "host"}\' (default: by fit)')
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--kernels", default="auto", choices=dispatch.CHOICES, help="what scores (default: auto)")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    dispatch.use(chosen.kernels)
     with parallel.joined():
         serve(Bank.open(chosen.bank), build(Tiers, json.loads(chosen.tiers), "--tiers"))
 

@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def run_cases(device: torch.device, only: str = "") -> int:
     """All cases on a device: 0 where every one holds, 1 where one does not."""
     print(f"device {torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type}, torch {torch.__version__}")
-    for operation, name in dispatch.chosen(device, torch.empty(1, 1024, dtype=torch.bfloat16, device=device)).items():
+    for operation, name in dispatch.chosen(torch.empty(1, 1024, dtype=torch.bfloat16, device=device)).items():
         print(f"  {operation}: {name}")
     chosen = {name: case for name, case in cases.cases(device).items() if only in name}
     if not chosen:

@@ -20,6 +20,7 @@ from msa.ops.order import DocumentOrder
 from msa.ops.quantise import score_error
 
 IMPLEMENTATIONS = ("reference", "cpu", "triton")
+CHOICES = ("auto", *IMPLEMENTATIONS)
 OPERATIONS = {
     "chunk_scores": ("reference", "cpu", "triton"),
     "top_documents": ("reference", "cpu", "triton"),
@@ -43,8 +44,8 @@ def use(implementation: str) -> None:
 
 
 def _require_known(implementation: str) -> None:
-    if implementation not in (*IMPLEMENTATIONS, "auto"):
-        raise UserError(f"kernels: {implementation!r} is unknown; write one of {', '.join(('auto', *IMPLEMENTATIONS))}")
+    if implementation not in CHOICES:
+        raise UserError(f"kernels: {implementation!r} is unknown; write one of {', '.join(CHOICES)}")
 
 
 @cache
@@ -84,11 +85,12 @@ def choose(operation: str, device: torch.device, implementation: str | None = No
     return wanted if wanted in OPERATIONS[operation] else "reference"
 
 
-def chosen(device: torch.device, keys: Tensor, implementation: str | None = None) -> dict[str, str]:
+def chosen(keys: Tensor, implementation: str | None = None) -> dict[str, str]:
     """What every operation takes for such routing keys [T, W], to be recorded with a run.
 
     Where it is the native code of a processor, its instructions are named; where triton, the device's architecture.
     """
+    device = keys.device
     result = {operation: choose(operation, device, implementation) for operation in OPERATIONS}
     if result["chunk_scores"] == "cpu":
         result["chunk_scores"] = f"cpu ({cpu.variants(keys)[0]})"

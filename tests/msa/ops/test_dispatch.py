@@ -46,10 +46,10 @@ def test_what_cannot_run_is_refused(monkeypatch):
 
 def test_a_run_can_record_what_was_chosen():
     keys = torch.empty(1, 64, dtype=torch.bfloat16)
-    said = dispatch.chosen(CPU, keys)
+    said = dispatch.chosen(keys)
     assert said["chunk_scores"] == f"cpu ({cpu.variants(keys)[0]})" and said["native"] == native.native().why
-    assert dispatch.chosen(CPU, keys, "triton")["triton"].endswith("interpreter")
-    assert set(dispatch.chosen(CPU, keys, "reference").values()) == {"reference"}
+    assert dispatch.chosen(keys, "triton")["triton"].endswith("interpreter")
+    assert set(dispatch.chosen(keys, "reference").values()) == {"reference"}
 
 
 def test_attention_with_a_gradient_is_the_reference():
