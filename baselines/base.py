@@ -79,6 +79,10 @@ class System(ABC):
         """Bytes this system keeps for a view beside its index directory."""
         return 0
 
+    def kernels(self) -> dict[str, str] | None:
+        """Which implementation every operation takes, where a system may choose; after :meth:`ingest`."""
+        return None
+
     @abstractmethod
     def answer(self, questions: list[Question], view: CorpusView) -> list[Answer]:
         """Answer a batch, in order.

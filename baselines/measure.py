@@ -115,6 +115,7 @@ def measure(race: Race, cell: Cell, count: int) -> dict[str, Any]:
         "ingest_s": ingest_s,
         **timings(answers),
         "index_bytes": index_bytes(race, system, view),
+        "kernels": system.kernels(),
         "peak_host_bytes": peak_host_bytes(),
         "peak_device_bytes": peak_device_bytes(),
     }

@@ -24,6 +24,7 @@ from msa.encode import SEGMENT_TOKENS, Encoder
 from msa.generate import Interleave, Limits, Trace
 from msa.memory import BankMemory, scans_of
 from msa.model import MSAModel
+from msa.ops import dispatch
 from msa.parallel import joined
 from msa.prompt import Prompter
 from msa.tiers import Tiers, placed
@@ -31,8 +32,8 @@ from msa.tiers import Tiers, placed
 
 @dataclass(frozen=True)
 class Params:
-    """Bounds of Memory Interleave, how many questions are answered together, the bank's :class:`msa.tiers.Tiers`, and over
-    how many processes it is sharded.
+    """Bounds of Memory Interleave, how many questions are answered together, the bank's :class:`msa.tiers.Tiers`, over how
+    many processes it is sharded, and what computes (``kernels``: auto, reference, cpu or triton; :mod:`msa.ops.dispatch`).
     """
 
     max_rounds: int = 3
@@ -43,6 +44,7 @@ class Params:
     batch: int = 64
     tiers: dict[str, Any] = field(default_factory=dict)
     ranks: int = 1
+    kernels: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class MSASystem(System):
         if resources.index is None:
             raise UserError("systems.yaml: a system of kind 'msa_system' needs an index; add `index:` to its entry")
         self.params = params
+        dispatch.use(params.kernels)
         self.model, self.prompter = _open(resources.model, resources.threads)
         self.bank = Bank.open(resources.index, Encoder(self.model, self.prompter, directory=resources.model).signature)
         self.encoder = Encoder.of(self.bank, self.model, self.prompter)
@@ -88,7 +91,7 @@ class MSASystem(System):
         if params.ranks > 1:
             threads = max(1, resources.threads // params.ranks)
             torch.set_num_threads(threads)
-            self._ranks.enter_context(joined(params.ranks, sharded.command(resources.index, params.tiers, threads)))
+            self._ranks.enter_context(joined(params.ranks, sharded.command(resources.index, params.tiers, threads, params.kernels)))
             self._ranks.callback(sharded.stop)
         self._overlays: dict[Document, Segment] = {}  # heads recur from context to context
         self._view: CorpusView | None = None
@@ -110,6 +113,12 @@ class MSASystem(System):
     def close(self) -> None:
         """Let the other ranks go."""
         self._ranks.close()
+
+    def kernels(self) -> dict[str, str]:
+        """What computes over the present view's keys."""
+        parts = self._scans[0] if self._scans else []
+        keys = parts[0].quick.values if parts else torch.empty(0, self.model.config.routing_width, device=self.model.device)
+        return dispatch.chosen(keys)
 
     def memory_bytes(self, view: CorpusView) -> int:
         """Bytes of the view's prefix of the bank."""

@@ -17,6 +17,7 @@ from configs.errors import UserError
 
 PACKAGES = (
     "torch",
+    "triton",
     "numpy",
     "scipy",
     "faiss-cpu",
@@ -61,7 +62,7 @@ def checkpoint_digest(directory: Path) -> str:
 def code_digest(module_file: str | None = None) -> str:
     """One digest of the code that can change an answer: three packages of the checkout and a plugin's own file."""
     checkout = Path(__file__).parent.parent
-    files = sorted(path for package in SOURCES for path in (checkout / package).rglob("*.py"))
+    files = sorted(path for package in SOURCES for path in (checkout / package).rglob("*.[cp]*") if path.suffix in (".c", ".py"))
     digests = {str(path.relative_to(checkout)): file_digest(path) for path in files}
     if module_file is not None:
         digests["plugin"] = file_digest(Path(module_file))

@@ -120,6 +120,7 @@ def answer_cell(race: Race, cell: Cell, system: System, corpus: Sequence[Documen
         "wall_s": perf_counter() - start_s,
         "index_bytes": index_bytes(race, system, view),
         "usage": system.take_usage(),
+        "kernels": system.kernels(),
     }
     audited = audit(system, questions, answers, view)
     numbers["left_out"] = sum(bool(answer.left_out_doc_ids) for answer in answers)
@@ -177,7 +178,7 @@ def write_record(race: Race, cell: Cell, status: str, reason: str, **numbers: An
     from baselines.provenance import hardware, peak_device_bytes, peak_host_bytes, versions
     from configs.tables import write_json
 
-    names = ("n", "failures", "truncated", "left_out", "audit", "ingest_s", "wall_s", "index_bytes", "usage")
+    names = ("n", "failures", "truncated", "left_out", "audit", "ingest_s", "wall_s", "index_bytes", "usage", "kernels")
     measured = dict.fromkeys(names)
     record = {
         "profile": race.experiment.name,

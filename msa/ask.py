@@ -23,6 +23,7 @@ from msa.bank import Bank
 from msa.encode import Encoder
 from msa.generate import Interleave, Limits, Trace
 from msa.memory import BankMemory, scans_of
+from msa.ops import dispatch
 from msa.tiers import TIERS, Tiers, placed
 
 
@@ -63,11 +64,13 @@ def main() -> None:
     parser.add_argument("--keys", default="auto", choices=("auto", *TIERS), help="tier of the routing keys (default: by fit)")
     parser.add_argument("--content", default="auto", choices=("auto", *TIERS), help="tier of the content (default: by fit)")
     parser.add_argument("--scan", help="precision of a coarser first pass over the keys, such as int8")
+    parser.add_argument("--kernels", default="auto", choices=dispatch.CHOICES, help="what computes (default: auto, the machine's best)")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each process (default: torch's choice)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a question")
     chosen = parser.parse_args()
     if min(chosen.rounds, chosen.tokens) < 1:
         raise UserError("--rounds and --tokens must be 1 or more")
+    dispatch.use(chosen.kernels)
     with parallel.joined() as (rank, ranks):
         if rank:
             sharded.serve(Bank.open(chosen.bank), _tiers(chosen))

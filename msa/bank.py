@@ -130,7 +130,7 @@ class Segment:
         tensors |= {"text": texts.data, "text_offsets": texts.offsets}
         for number, layer in enumerate(self.layers):
             tensors[f"{number}.routing"], tensors[f"{number}.content"] = layer.routing.values, layer.content
-            if layer.routing.scale is not None:
+            if layer.routing.scale is not None and layer.routing.scale.dim():
                 tensors[f"{number}.routing_scale"] = layer.routing.scale
         with whole_file(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
@@ -147,7 +147,7 @@ class Segment:
                 names = set(content.keys())
                 tensors = {name: content.get_tensor(name) for name in names}
             stored = [
-                StoredLayer(Keys(tensors[f"{n}.routing"], tensors.get(f"{n}.routing_scale")), tensors[f"{n}.content"])
+                StoredLayer(Keys.read(tensors[f"{n}.routing"], tensors.get(f"{n}.routing_scale")), tensors[f"{n}.content"])
                 for n in range(layers)
             ]
             ids = tensors["doc_ids"]

@@ -7,7 +7,7 @@ S = k * C memory slots, G KV heads, D head_dim.
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor
 
 from msa import router
 from msa.bank import Bank, Segment, Signature
-from msa.keys import DTYPES, Keys, Queries, Scan
+from msa.keys import DTYPES, Keys, Queries
 from msa.model import PooledLayer, Selection
+from msa.ops import dispatch
+from msa.ops.order import document_order
+from msa.ops.route import Part, Winners, route
 
 
 class PaddedMemory:
@@ -38,7 +41,7 @@ class PaddedMemory:
     def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Selection:
         """See :class:`msa.model.Memory`."""
         pooled = self.layers[layer]
-        raw = router.chunk_scores(folded, routing_mask, pooled.routing.flatten(0, 1))
+        raw = dispatch.training_scores(folded, routing_mask, pooled.routing.flatten(0, 1))
         scores = router.document_scores(raw, self.chunk_mask)
         best = router.top_documents(scores.detach(), self.top_k)
         chosen = best.sort(-1).values  # by document, then chunk
@@ -46,26 +49,6 @@ class PaddedMemory:
         return Selection(
             pooled.keys[chosen].flatten(1, 2), pooled.values[chosen].flatten(1, 2), mask.flatten(1, 2), scores, best
         )
-
-
-@dataclass
-class Winners:
-    """The k best documents of each question, best first; ties by the lowest id.
-
-    ``scores`` [Q, k] (-inf where there are fewer), ``doc_ids`` [Q, k] (-1), ``part`` and ``place`` [Q, k]: where they lie.
-    """
-
-    scores: Tensor
-    doc_ids: Tensor
-    part: Tensor
-    place: Tensor
-
-    @staticmethod
-    def best(scores: Tensor, doc_ids: Tensor, part: Tensor, place: Tensor, k: int) -> Winners:
-        """The k best of candidates [Q, any]."""
-        order = doc_ids.argsort(dim=1)
-        order = order.gather(1, scores.gather(1, order).argsort(dim=1, descending=True, stable=True))[:, :k]
-        return Winners(*(tensor.gather(1, order) for tensor in (scores, doc_ids, part, place)))
 
 
 class Pending:
@@ -93,33 +76,33 @@ class BankMemory:
 
     def __init__(
         self, base: Bank, overlay: Segment | None, sees: Tensor, hidden: list[list[int]], top_k: int,
-        scans: list[list[Scan]] | None = None,
+        scans: list[list[Part]] | None = None,
     ):
         self.parts = [*base.segments, *([overlay] if overlay is not None and len(overlay) else [])]
         self.scans = [*(scans or scans_of(base)), *([_scans(overlay, base.signature)] if len(self.parts) > len(base.segments) else [])]
         self.top_k, self.signature = top_k, base.signature
         self.content_dtype = DTYPES[base.signature.content_dtype]
-        self.blocked: list[Tensor | None] = [None] * len(self.parts)
+        self.visible: list[Tensor | None] = [None] * len(self.parts)
         for row, doc_ids in enumerate(hidden):
             for found in base.locate(doc_ids) if doc_ids else []:
                 if found is not None:
-                    self._block(found[0], len(sees))[row, found[1]] = True
+                    self._visible(found[0], len(sees))[row, found[1]] = False
         if len(self.parts) > len(base.segments):
-            self.blocked[-1] = ~sees
+            self.visible[-1] = sees
         for number, part in enumerate(base.segments):
             if not bool(part.live.all()):
-                self._block(number, len(sees)).logical_or_(~part.live)
+                self._visible(number, len(sees)).logical_and_(part.live)
 
-    def _block(self, part: int, questions: int) -> Tensor:
-        if self.blocked[part] is None:
-            self.blocked[part] = torch.zeros(questions, len(self.parts[part]), dtype=torch.bool)
-        return self.blocked[part]
+    def _visible(self, part: int, questions: int) -> Tensor:
+        if self.visible[part] is None:
+            self.visible[part] = torch.ones(questions, len(self.parts[part]), dtype=torch.bool)
+        return self.visible[part]
 
     def rows(self, chosen: list[int]) -> BankMemory:
         """The memory of some of the questions."""
         view = object.__new__(type(self))
         view.__dict__.update(self.__dict__)
-        view.blocked = [None if blocked is None else blocked[chosen] for blocked in self.blocked]
+        view.visible = [None if visible is None else visible[chosen] for visible in self.visible]
         return view
 
     def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Pending:
@@ -128,48 +111,12 @@ class BankMemory:
         return Pending(_fetching().submit(self.fetch, layer, winners), winners, folded.device)
 
     def winners(self, layer: int, queries: Queries) -> Winners:
-        """The best documents of each question, by scores that are exact for the stored keys."""
-        bound = self._bound(layer, queries)
-        count, device = len(queries.tokens), queries.tokens.device
-        best = torch.full((count, self.top_k), -torch.inf, device=device)
-        found: list[tuple[Tensor, Tensor, Tensor, int]] = []  # rows, places, rough scores, part
-        for number, part in enumerate(self.parts):
-            rough = _document_maximum(self.scans[number][layer].scores(queries), part.offsets).to(device)
-            if self.blocked[number] is not None:
-                rough.masked_fill_(self.blocked[number].to(device), -torch.inf)
-            rough[queries.empty] = -torch.inf
-            here = rough.topk(min(self.top_k, rough.shape[1]), dim=1).values
-            best = torch.cat((best, here), 1).topk(self.top_k, dim=1).values
-            floor = best[:, -1:] - 2 * bound.unsqueeze(1)
-            rows, places = ((rough >= floor) & (rough > -torch.inf)).nonzero(as_tuple=True)
-            found.append((rows, places, rough[rows, places], number))
-        floor = best[:, -1] - 2 * bound
-        kept = [(rows[rough >= floor[rows]], places[rough >= floor[rows]], number) for rows, places, rough, number in found]
-        return self._rescored(layer, queries, kept)
-
-    def _bound(self, layer: int, queries: Queries) -> Tensor:
-        bounds = [scans[layer].bound(queries) for scans in self.scans]
-        return torch.stack(bounds).amax(0) if bounds else queries.tokens.new_zeros(len(queries.tokens))
-
-    def _rescored(self, layer: int, queries: Queries, kept: list[tuple[Tensor, Tensor, int]]) -> Winners:
-        """Exact scores of candidates, and the best of them."""
-        count = len(queries.tokens)
-        listed: list[list[tuple[float, int, int, int]]] = [[] for _ in range(count)]
-        for rows, places, number in kept:
-            part, rows, places = self.parts[number], rows.cpu(), places.cpu()
-            for row in rows.unique().tolist():
-                mine = places[rows == row]
-                sizes = part.offsets.diff()[mine]
-                chunks = _chunk_index(part.offsets[mine], sizes)
-                keys = part.layers[layer].routing[chunks].exact()
-                exact = (queries.tokens[row].to(keys.device, torch.float64) @ keys.T).amax(0).cpu()
-                scores = torch.segment_reduce(exact, "max", lengths=sizes).float()
-                listed[row] += zip(scores.tolist(), part.doc_ids[mine].tolist(), [number] * len(mine), mine.tolist(), strict=True)
-        width = max(self.top_k, *map(len, listed))
-        empty = (-torch.inf, -1, -1, -1)
-        columns = [list(zip(*(one + [empty] * (width - len(one))), strict=True)) for one in listed]
-        scores, doc_ids, part, place = (torch.tensor([one[number] for one in columns]) for number in range(4))
-        return Winners.best(scores, doc_ids, part, place, self.top_k)
+        """The best documents of each question, by scores that are exact for the stored keys; on the host."""
+        parts = []
+        for scans, visible in zip(self.scans, self.visible, strict=True):
+            part = scans[layer]
+            parts.append(part if visible is None else replace(part, visible=visible.to(part.offsets.device)))
+        return route(queries.tokens, queries.mask, parts, self.top_k).cpu()
 
     def fetch(self, layer: int, winners: Winners) -> tuple[Tensor, Tensor, Tensor]:
         """K and V [Q, S, G, D] and mask [Q, S] of the winners' chunks, in order of document id, then chunk."""
@@ -202,8 +149,8 @@ def _fetching() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, "fetch")
 
 
-def scans_of(base: Bank, precision: str | None = None) -> list[list[Scan]]:
-    """First passes over every segment and layer of a bank.
+def scans_of(base: Bank, precision: str | None = None) -> list[list[Part]]:
+    """What routing reads of every segment and layer of a bank.
 
     Args:
         precision: of a coarser copy that is kept in memory and read in place of the stored keys; None reads those.
@@ -211,26 +158,18 @@ def scans_of(base: Bank, precision: str | None = None) -> list[list[Scan]]:
     return [_scans(segment, base.signature, precision) for segment in base.segments]
 
 
-def _scans(segment: Segment, signature: Signature, precision: str | None = None) -> list[Scan]:
+def _scans(segment: Segment, signature: Signature, precision: str | None = None) -> list[Part]:
     scans = []
     for layer in segment.layers:
         stored = layer.routing
-        longest = signature.kv_heads**0.5 * 1.01 if signature.unit_keys else stored.longest()  # rounding may lengthen a row
-        if precision is None or precision == stored.dtype:
-            scans.append(Scan(stored, 0.0, longest))
-        else:
-            exact = stored.exact()
-            coarse = Keys.store(exact.float(), precision)
-            scans.append(Scan(coarse, coarse.error_from(exact), longest))
+        # unit heads need no reading of the whole bank when it is opened; rounding may lengthen them
+        stored = replace(stored, norm=signature.kv_heads**0.5 * 1.01) if signature.unit_keys else stored.measured()
+        coarse = None if precision in (None, stored.dtype) else Keys.store(stored.exact(), precision)
+        device = (coarse or stored).values.device
+        doc_ids = segment.doc_ids.to(device)
+        order = document_order(doc_ids) if device.type == "cuda" else None
+        scans.append(Part(stored, segment.offsets.to(device), doc_ids, None, coarse, order))
     return scans
-
-
-def _document_maximum(scores: Tensor, offsets: Tensor) -> Tensor:
-    """Maximum over each document's chunks: [Q, T] -> [Q, N]."""
-    counts = offsets.diff().to(scores.device)
-    owner = torch.repeat_interleave(torch.arange(len(counts), device=scores.device), counts)
-    result = scores.new_full((len(scores), len(counts)), -torch.inf)
-    return result.scatter_reduce_(1, owner.expand(len(scores), -1), scores, "amax")
 
 
 def _chunk_index(first: Tensor, sizes: Tensor) -> Tensor:

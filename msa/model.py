@@ -8,7 +8,7 @@ H query heads, G KV heads, D head_dim, E hidden size, W = G * D.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from msa import router
 from msa.config import ModelConfig
+from msa.ops import dispatch
 from msa.ops.norm import rms_norm
 from msa.rope import rotary_angles, rotate
 
@@ -47,6 +48,15 @@ class Selection:
     def ready(self) -> Selection:
         """The selection itself; one that is still being fetched waits here."""
         return self
+
+    def to(self, dtype: torch.dtype) -> Selection:
+        """The same with keys and values in a dtype."""
+        return replace(self, keys=self.keys.to(dtype), values=self.values.to(dtype))
+
+    def slots(self) -> Tensor:
+        """Where the chunks lie in the flattened keys [B, S], -1 for none."""
+        places = torch.arange(self.mask.numel(), device=self.mask.device).view(self.mask.shape)
+        return places.masked_fill(~self.mask, -1)
 
 
 class Memory(Protocol):
@@ -160,6 +170,17 @@ class Attention(nn.Module):
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
         return self.o_proj(out.transpose(1, 2).flatten(-2).to(dtype))
 
+    def attend_in_place(self, q: Tensor, k: Tensor, v: Tensor, valid: Tensor, memory: Selection, reads: Tensor | None) -> Tensor:
+        """What :meth:`attend` computes over memory and own tokens together, each read where it lies.
+
+        ``k``, ``v`` [B, T, G, D] and ``valid`` [B, T]: own tokens, the last M of which ask; ``reads`` [B, M]: who sees memory.
+        """
+        with torch.autocast(q.device.type, enabled=False):
+            out = dispatch.attend_pieces(
+                q, k, v, valid, memory.keys.flatten(0, 1), memory.values.flatten(0, 1), memory.slots(), reads_memory=reads
+            )
+        return self.o_proj(out.flatten(-2))
+
 
 class MLP(nn.Module):
     """Gated feed-forward of a layer."""
@@ -244,11 +265,11 @@ class MSAModel(nn.Module):
             k = attention.keys(h, angles)
             if index in self.config.routed_layers:
                 # the projections of K^R and V are linear, so they may follow the pooling at 1/P of the cost
-                mean = router.pool_chunks(h, lengths, pool).to(h.dtype)
+                mean = dispatch.pool_chunks(h, lengths, pool).to(h.dtype)
                 pooled.append(
                     PooledLayer(
                         attention.routing_keys(mean),
-                        router.pool_chunks(k, lengths, pool).to(h.dtype),
+                        dispatch.pool_chunks(k, lengths, pool).to(h.dtype),
                         attention.values(mean),
                     )
                 )
@@ -297,16 +318,18 @@ class MSAModel(nn.Module):
             if cache is not None:
                 k, v = cache.extend(index, k, v)
             mask = own_mask
-            if number >= 0:
-                if fresh:
-                    chosen = chosen.ready()
-                    selections.append(chosen)
-                    if cache is not None:
-                        cache.selected[number] = chosen
-                if chosen is not None:
-                    k = torch.cat((chosen.keys.to(k.dtype), k), 1)
-                    v = torch.cat((chosen.values.to(v.dtype), v), 1)
-                    mask = _with_memory(mask, chosen.mask, reads_memory, ids.shape)
+            if fresh:
+                chosen = chosen.ready().to(k.dtype)
+                selections.append(chosen)
+                if cache is not None:
+                    cache.selected[number] = chosen
+            if chosen is not None and cache is not None and wanted is None and dispatch.attends_in_place(k, ids.shape[1]):
+                q = attention.queries(h, angles)
+                x = layer.finish(x, attention.attend_in_place(q, k, v, cache.valid, chosen, reads_memory))
+                continue
+            if chosen is not None:
+                k, v = torch.cat((chosen.keys, k), 1), torch.cat((chosen.values, v), 1)
+                mask = _with_memory(mask, chosen.mask, reads_memory, ids.shape)
             if wanted is not None and layer is self.model.layers[-1]:
                 mask = _causal(ids.shape, ids.device) if mask is None else mask
                 mask = mask.gather(2, wanted[:, None, :, None].expand(-1, 1, -1, mask.shape[-1]))

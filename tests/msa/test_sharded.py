@@ -50,7 +50,7 @@ with parallel.joined(ranks) as (rank, ranks):
                 memory = sharded.ShardedMemory(shard, overlay, sees, [[107, 5], [], [5]], 3, scans, len(base))
             else:
                 memory = BankMemory(base, overlay, sees, [[107, 5], [], [5]], 3)
-            winners = memory.winners(0, Queries(torch.linspace(-1, 1, 3 * 2 * 16).view(3, 2, 16), torch.zeros(3, dtype=torch.bool)))
+            winners = memory.winners(0, Queries(torch.linspace(-1, 1, 3 * 2 * 16).view(3, 2, 16), torch.ones(3, 2, dtype=torch.bool)))
             traces = Interleave(model, prompter, Limits(max_rounds=2), lambda q, i: base.document(i)).answer(questions, memory)
             result.append([[t.text, t.cited, t.routed] for t in traces] + [winners.scores.tolist(), winners.doc_ids.tolist()])
         if ranks > 1:
