@@ -1,4 +1,4 @@
-# reproduce  the whole experiment of a profile and its report   make reproduce PROFILE=tiny SYSTEMS=rag_bm25,msa (default: all)
+# reproduce  the whole experiment of a profile and its report   make reproduce PROFILE=tiny SYSTEMS=all (default: the profile's `main`)
 # tune       the rivals' settings on the tuning split; the report shows what it found
 # plan       what `reproduce` would need: bytes, FLOPs, hours, what cannot fit     make plan PROFILE=paper
 # test       the tests
@@ -7,7 +7,7 @@
 # Each sets up what it needs by itself: Python >= 3.11, make and a C compiler are enough.
 
 PROFILE ?= tiny
-SYSTEMS ?= all
+SYSTEMS ?= main
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -1,6 +1,7 @@
 # The experiment, top to bottom. Stages meet only through files; each rule is one command, which `--help` explains.
 #
 #   make reproduce                                          everything, with progress and a report at the end
+#   make reproduce SYSTEMS=all                              the rivals too that the profile does not name as `main`
 #   make reproduce SYSTEMS=rag_bm25,rag_rerank              some of the profile's systems and what they need
 #   snakemake --cores all --config profile=tiny             the same without progress and report on the screen
 #   snakemake -n --config profile=tiny                      what would run, and why
@@ -25,8 +26,7 @@ CHOSEN = f"--profile {PROFILE} --results {RESULTS} --configs {CONFIGS}"
 PYTHON = f"{sys.executable} -m"
 
 CHECKPOINT = ["model.safetensors", "config.json", "tokenizer.json"]
-SYSTEMS = config.get("systems", "all").split(",")
-SYSTEMS = list(E.profile.systems) if SYSTEMS == ["all"] else SYSTEMS
+SYSTEMS = E.profile.raced(config.get("systems", "main"))
 PRETRAINED = [model for model in E.profile.models if E.models[model].kind == "pretrained"]
 REFERENCES = [model for model in E.profile.models if E.models[model].kind not in ("msa.train", "pretrained")]
 TRAINED = [model for model in E.profile.models if model not in PRETRAINED + REFERENCES]

@@ -162,7 +162,7 @@ def main() -> None:
     chosen = parser.parse_args()
     experiment = load(chosen.profile, chosen.configs)
     searched = [name for name in experiment.profile.systems if experiment.systems[name].search]
-    names = searched if chosen.systems == "all" else chosen.systems.split(",")
+    names = searched if chosen.systems in ("all", "main") else chosen.systems.split(",")
     check_known(names, experiment.profile.systems, "--systems", chosen.configs / f"profiles/{chosen.profile}.yaml")
     if chosen.questions < 1:
         raise UserError("--questions: ask one at least")

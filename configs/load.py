@@ -129,7 +129,8 @@ class Profile:
 
     ``systems`` and ``models`` name entries of systems.yaml and models.yaml; an item such as ``msa: msa_4b`` gives an entry
     the name that reports and other entries know it by. ``indexes`` does so for some of the indexes. ``hardware`` is the
-    machine of hardware.yaml that the profile is meant for (none: any).
+    machine of hardware.yaml that the profile is meant for (none: any). ``main`` names the systems that are raced unless
+    others are asked for (none: all).
     """
 
     title: str
@@ -147,6 +148,12 @@ class Profile:
     published: dict[str, Any] = field(default_factory=dict)  # a PublishedSpec, or nothing
     data: str | None = None  # directory of the question-answering sets, seen from where commands run
     judges: list[str] = field(default_factory=list)  # entries of judges.yaml; the first one's points are the metric `judge`
+    main: list[str] = field(default_factory=list)
+
+    def raced(self, chosen: str) -> list[str]:
+        """The systems that are meant: those of ``main``, ``all``, or names with commas between."""
+        named = {"main": self.main or list(self.systems), "all": list(self.systems)}
+        return named.get(chosen) or chosen.split(",")
 
 
 def build(cls: type, mapping: Any, where: str) -> Any:
@@ -322,6 +329,7 @@ def _check_names(experiment: Experiment, path: Path, directory: Path) -> None:
     check_known(profile.contexts, experiment.contexts, f"{path}: contexts", directory / "contexts.yaml")
     check_known(profile.tasks, experiment.tasks, f"{path}: tasks", directory / "tasks.yaml")
     check_known(profile.systems, experiment.systems, f"{path}: systems", directory / "systems.yaml")
+    check_known(profile.main, profile.systems, f"{path}: main", path)
     check_known(profile.models, experiment.models, f"{path}: models", directory / "models.yaml")
     check_known(profile.indexes, experiment.indexes, f"{path}: indexes", directory / "systems.yaml")
     latency: LatencySpec = build(LatencySpec, profile.latency, f"{path}: latency")

@@ -131,13 +131,12 @@ def main() -> int:
     parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
     parser.add_argument("--results", default="results", help="where results stand (default: results)")
     parser.add_argument("--configs", default="configs", help="the configuration directory (default: configs)")
-    parser.add_argument("--systems", default="all", help="systems of the profile, comma-separated (default: all)")
+    parser.add_argument("--systems", default="main", help="systems of the profile, comma-separated; all; or main, those of the profile's `main` (default)")
     parser.add_argument("--cores", default="all", help="CPU cores (default: all)")
     chosen = parser.parse_args()
     experiment = load(chosen.profile, chosen.configs)
-    if chosen.systems != "all":
-        profile = Path(chosen.configs) / "profiles" / f"{chosen.profile}.yaml"
-        check_known(chosen.systems.split(","), experiment.profile.systems, "--systems", profile)
+    profile = Path(chosen.configs) / "profiles" / f"{chosen.profile}.yaml"
+    check_known(experiment.profile.raced(chosen.systems), experiment.profile.systems, "--systems", profile)
     places = ["--profile", chosen.profile, "--results", chosen.results, "--configs", chosen.configs]
     for module in CHECKS:
         if code := subprocess.run([sys.executable, "-m", module, *places]).returncode:

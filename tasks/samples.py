@@ -27,15 +27,15 @@ from tasks.command import opened, parser
 from tasks.vocabulary import read_tokenizer
 
 WEIGHTS = {
-    "s1": 0.04,
-    "s2": 0.18,
+    "s1": 0.03,
+    "s2": 0.13,
     "s3": 0.10,
-    "mk2": 0.08,
-    "mk3": 0.06,
-    "mv": 0.10,
-    "mq": 0.10,
-    "facts": 0.20,
-    "two_hop": 0.14,
+    "mk2": 0.11,
+    "mk3": 0.08,
+    "mv": 0.07,
+    "mq": 0.08,
+    "facts": 0.24,
+    "two_hop": 0.16,
 }
 DOCUMENTS = {"mv": 4, "mq": 4, "two_hop": 2}  # the most that one more question adds; of other tasks 1
 NOISE = " ".join(wording.RULER_NOISE)
