@@ -1,17 +1,20 @@
 # reproduce  the whole experiment of a profile and its report   make reproduce PROFILE=tiny
 # plan       what `reproduce` would need: bytes, FLOPs, hours, what cannot fit     make plan PROFILE=paper
+# bench      routing and the engine on this machine, against what could be used instead; about ten minutes
+# bench-gpu  checks every kernel on a GPU, then measures, and writes under reports/bench/
 # test       the tests
 # lint       style and layers
 # clean      a profile's results; the environment stays
 # Each sets up what it needs by itself: Python >= 3.11, make and a C compiler are enough.
 
 PROFILE ?= tiny
+BENCH ?=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce plan test lint clean
+.PHONY: reproduce plan bench bench-gpu test lint clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: $(READY)
@@ -20,6 +23,13 @@ reproduce: $(READY)
 
 plan: $(READY)
 	@$(BIN)/python -m baselines.plan --profile $(PROFILE)
+
+bench: $(READY)
+	@$(BIN)/python -m msa.bench $(BENCH)
+	@$(BIN)/python -m reports.bench results/bench
+
+bench-gpu: $(READY)
+	@$(BIN)/python -m msa.bench --gpu $(BENCH)
 
 test: $(READY)
 	@$(BIN)/python -m pytest
