@@ -1,6 +1,8 @@
 # reproduce  the whole experiment of a profile and its report   make reproduce PROFILE=tiny SYSTEMS=all (default: the profile's `main`)
 # tune       the rivals' settings on the tuning split; the report shows what it found
 # plan       what `reproduce` would need: bytes, FLOPs, hours, what cannot fit     make plan PROFILE=paper
+# bench      routing and the engine on this machine, against what could be used instead; about ten minutes
+# bench-gpu  checks every kernel on a GPU, then measures, and writes under reports/bench/
 # test       the tests
 # lint       style and layers
 # clean      a profile's results; the environment stays
@@ -8,12 +10,13 @@
 
 PROFILE ?= tiny
 SYSTEMS ?= main
+BENCH ?=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce tune plan test lint clean
+.PHONY: reproduce tune plan bench bench-gpu test lint clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: $(READY)
@@ -25,6 +28,13 @@ tune: $(READY)
 
 plan: $(READY)
 	@$(BIN)/python -m baselines.plan --profile $(PROFILE)
+
+bench: $(READY)
+	@$(BIN)/python -m msa.bench $(BENCH)
+	@$(BIN)/python -m reports.bench results/bench
+
+bench-gpu: $(READY)
+	@$(BIN)/python -m msa.bench --gpu $(BENCH)
 
 test: $(READY)
 	@$(BIN)/python -m pytest

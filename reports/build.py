@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from configs.errors import run_command
 from configs.tables import whole_file
-from reports import cells, claims, expected, headline, judging, plotting, provenance, scenarios, tables
+from reports import bench, cells, claims, expected, headline, judging, plotting, provenance, scenarios, tables
 from reports.evidence import NOT_MEASURED, Evidence
 from reports.figures import FIGURES
 from reports.statistics import loss
@@ -30,6 +30,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 def figures(evidence: Evidence, reference: dict[str, Any]) -> dict[str, str | None]:
     """Every figure as a data URI; None where nothing is measured yet."""
     drawn = {name: draw(evidence, reference) for name, draw in FIGURES.items()}
+    routing = bench.read(benchmark(evidence))
+    if routing is not None:
+        drawn["roofline"] = bench.roofline(routing)
     return {
         name: figure and f"data:image/svg+xml;base64,{base64.b64encode(plotting.svg(figure)).decode()}"
         for name, figure in drawn.items()
@@ -58,7 +61,15 @@ def all_tables(
         *scenarios.tables(evidence),
         *judging.tables(evidence),
     ]
+    routing = bench.read(benchmark(evidence))
+    if routing is not None:
+        made.append(bench.table(routing))
     return {table.name: table for table in made}
+
+
+def benchmark(evidence: Evidence) -> Path:
+    """Where `make bench` leaves its rows: beside the profiles, since it measures the machine."""
+    return evidence.paths.root.parent / "bench"
 
 
 def scaling_by_heads(evidence: Evidence, ours: str) -> str:
