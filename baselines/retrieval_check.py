@@ -46,26 +46,28 @@ class JudgedSet:
     relevant: int = 1  # the least grade that counts as relevant
 
 
-def read_msmarco(data: Path) -> JudgedSet:
-    """TREC DL 2019 passages (Craswell et al. 2020): the union of the candidates of BM25 and SPLADE.
+def read_msmarco(data: Path, limit: int | None = None) -> JudgedSet:
+    """TREC DL 2019 passages (Craswell et al. 2020): the union of the candidates of BM25 and SPLADE, of ``limit`` queries.
 
     Raises:
         UserError: a file is missing or broken.
     """
     texts: dict[int, str] = {}
+    asked: set[str] = set()
     for name in ("bm25", "splade"):
-        for query in read_json(data / "msmarco" / f"{name}_candidates_dl19.json"):
+        for query in read_json(data / "msmarco" / f"{name}_candidates_dl19.json")[:limit]:
             texts.update({int(hit["docid"]): hit["content"] for hit in query["hits"]})
+            asked.add(query["query"])
     grades: dict[str, dict[int, int]] = {}
     for line in _lines(data / "msmarco" / "qrels.dl19-passage.txt"):
         query, _, doc_id, grade = line.split()
         grades.setdefault(query, {})[int(doc_id)] = int(grade)
     topics = dict(line.split("\t") for line in _lines(data / "msmarco" / "topics.dl19-passage.txt"))
-    questions = [Question(query, topics[query].strip(), "", 1) for query in grades]
+    questions = [Question(query, topics[query].strip(), "", 1) for query in grades if topics[query].strip() in asked]
     return JudgedSet([Document(*item, 0) for item in texts.items()], questions, grades, RELEVANT)
 
 
-def read_hotpotqa(data: Path) -> JudgedSet:
+def read_hotpotqa(data: Path, limit: int | None = None) -> JudgedSet:
     """HotpotQA (Yang et al. 2018): passages by title, the supporting ones relevant.
 
     Raises:
@@ -73,7 +75,7 @@ def read_hotpotqa(data: Path) -> JudgedSet:
     """
     places: dict[str, int] = {}
     documents, questions, grades = [], [], {}
-    for line in _lines(data / "hotpotqa" / "amor_test_500.json"):
+    for line in _lines(data / "hotpotqa" / "amor_test_500.json")[:limit]:
         row = json.loads(line)
         for title, sentences in row["context"]:
             if title not in places:
@@ -202,13 +204,16 @@ def main() -> int:
         "--structure", choices=dense.STRUCTURES, default="flat", help="of the dense index (default: flat)"
     )
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS), help="default: all")
+    parser.add_argument("--questions", type=int, help="only the first questions and their passages (default: all)")
     parser.add_argument("--output", type=Path, help="write the rows to this JSON file too")
     chosen = parser.parse_args()
     read = {"msmarco": read_msmarco, "hotpotqa": read_hotpotqa}
     with TemporaryDirectory() as folder:
         embedder = model_directory(chosen.embedder, Path(folder)) if chosen.embedder else None
         rows = [
-            row for name in chosen.sets for row in compare(name, read[name](chosen.data), embedder, chosen.structure)
+            row
+            for name in chosen.sets
+            for row in compare(name, read[name](chosen.data, chosen.questions), embedder, chosen.structure)
         ]
     for row in rows:
         verdict = "agrees" if row["agrees"] else "DIFFERS"

@@ -31,7 +31,7 @@ def data(tmp_path: Path) -> Path:
     ]
     (tmp_path / "msmarco").mkdir()
     for name in ("bm25", "splade"):
-        content = [{"query": "x", "hits": hits}]
+        content = [{"query": "red fox", "hits": hits}, {"query": "sky", "hits": hits[:2]}]
         (tmp_path / "msmarco" / f"{name}_candidates_dl19.json").write_text(json.dumps(content))
     (tmp_path / "msmarco" / "qrels.dl19-passage.txt").write_text("1 Q0 10 3\n1 Q0 11 0\n2 Q0 11 2\n2 Q0 99 1\n")
     (tmp_path / "msmarco" / "topics.dl19-passage.txt").write_text("1\tred fox\n2\tsky\n3\tunjudged\n")
@@ -62,6 +62,13 @@ def test_both_sets_are_compared_row_by_row(data: Path, monkeypatch: pytest.Monke
         (100 + 100 * 2 / (2 + 1 / 1.584962500721156)) / 2
     )
     assert found["hotpotqa", "BM25, bm25s", "recall@5"] == 100
+
+
+def test_the_first_questions_come_with_their_passages_alone(data: Path) -> None:
+    whole, part = retrieval_check.read_msmarco(data), retrieval_check.read_msmarco(data, 1)
+    assert [question.text for question in whole.questions] == ["red fox", "sky"]
+    assert [question.text for question in part.questions] == ["red fox"] and len(part.documents) == 3
+    assert len(retrieval_check.read_hotpotqa(data, 0).documents) == 0
 
 
 def test_a_ranking_that_differs_is_found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
