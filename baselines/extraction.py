@@ -43,6 +43,7 @@ _UUID = r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b"
 _CAPITAL = r"[^\W\d_a-z][\w’'.&-]*\w|[^\W\d_a-z]"
 _RUN = rf"(?:{_CAPITAL})(?:\s+(?:(?:of|the|de|la|von|van|der|del|di|du|&)\s+){{0,2}}(?:{_CAPITAL}))*"
 _ENTITY = re.compile(rf"{_UUID}|\b[a-z]+(?:-[a-z]+)+\b|(?<!\w)(?:{_RUN})|\d[\d.,:]*\d|\d")
+_COPULA = re.compile(r"\b(is|was|are|were)\s+(?:an?\s+|the\s+)?([^,.;:()]+)")
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 ENTITIES_PROMPT = """List the named entities of a passage: people, places, organisations, works, events, dates and quantities.
@@ -184,9 +185,12 @@ def _stated(passage: str) -> Iterator[Fact]:
 
 def _of_title(title: str, sentence: str, spans: list[tuple[int, int]]) -> Iterator[Triple]:
     own = f" {normalised(title)} "
-    for start, end in spans:
-        if f" {normalised(sentence[start:end])} " not in own:
-            yield title, " ".join(_WORD.findall(sentence[:start])[-PREDICATE_WORDS:]) or "is", sentence[start:end]
+    named = [span for span in spans if f" {normalised(sentence[slice(*span)])} " not in own]
+    for start, end in named:
+        yield title, " ".join(_WORD.findall(sentence[:start])[-PREDICATE_WORDS:]) or "is", sentence[start:end]
+    # what a title is said to be links a passage without names to its title
+    if not named and (said := _COPULA.search(sentence)):
+        yield title, said.group(1), " ".join(_WORD.findall(said.group(2))[:PREDICATE_WORDS])
 
 
 def _of_neighbours(sentence: str, spans: list[tuple[int, int]]) -> Iterator[Triple]:

@@ -18,19 +18,23 @@ supervised traces (msa.traces) in place of reinforcement learning.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
 
 from baselines.base import Resources, System, read_params
+from baselines.estimate import NOT_ESTIMATED, Estimate, reading_cell
 from baselines.models import open_reader, take_usage
 from baselines.planning import TimeLimit
+from baselines.workload import Workload
 from configs import prompts
 from configs.errors import UserError
 from configs.load import SystemSpec
 from configs.records import Answer, CorpusView, Document, Generation, Question
+from msa.config import ModelConfig
 
 PLANS_TIME = True  # a cell's status depends on the profile's limit
 THINK_END = "</think>"
@@ -155,6 +159,16 @@ class MemoryAgent(System):
             )
             for question, trace, generation in zip(questions, traces, self.reader.answer(pairs), strict=True)
         ]
+
+
+def estimate_cell(spec: SystemSpec, config: ModelConfig | None, work: Workload, dtype: str) -> Estimate:
+    """What a cell costs: every call reads a section, the memory and the problem twice, and decodes as an answer does."""
+    if config is None or work.questions < 1:
+        return NOT_ESTIMATED
+    params = read_params(Params, spec.params, "systems.yaml: params of kind 'memory_agent'")
+    calls = work.questions * (math.ceil(work.context_tokens / params.chunk_tokens) + 1)
+    prompt = min(params.chunk_tokens, work.context_tokens) + params.memory_tokens + 2 * work.question_tokens
+    return reading_cell(config, replace(work, questions=calls), dtype, prompt, work.questions, calls)
 
 
 def make(spec: SystemSpec, resources: Resources) -> MemoryAgent:

@@ -218,6 +218,8 @@ def phase_tokens(phase: dict[str, Any], samples: dict[str, dict[str, Any]]) -> f
     if phase["objective"] == "read":
         fewest, most = phase.get("documents", (1, 4))
         return steps * rows * ((fewest + most) / 2 * document + phase.get("questions", 1) * ROW_TOKENS)
+    if phase["objective"] == "ask":
+        return steps * rows * (document + ROW_TOKENS / 2)
     if phase["objective"] == "memory_agent":  # the problem stands in a message twice
         fewest, most = phase.get("documents", (1, 4))
         return steps * rows * ((fewest + most) / 2 * document + 2 * ROW_TOKENS + MESSAGE_TOKENS)

@@ -119,10 +119,9 @@ def test_rules_find_names_numbers_and_keys() -> None:
     assert found[0] == [("26598", "some residents live in", "garrulous familiar")]
     assert found[1][0] == ("old fashioned death", "one of the special magic numbers for is", "6474267")
     assert found[1][1][0] == "b c"
-    assert found[2] == [("lucy saunders", "she wrote a book in", "new york")]
+    assert found[2] == [("lucy saunders", "she wrote a book in", "new york"), ("lucy saunders", "is", "good")]
     assert found[3] == []
-    (fact,) = RuleExtractor().facts(passages[2:3])[0]
-    assert fact.statement == "Lucy Saunders: She wrote a book in New York."
+    assert RuleExtractor().facts(passages[2:3])[0][0].statement == "Lucy Saunders: She wrote a book in New York."
     assert split_title("A full sentence.\nAnother.") == ("", "A full sentence.\nAnother.")
 
 
