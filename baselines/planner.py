@@ -223,8 +223,6 @@ def phase_tokens(phase: dict[str, Any], samples: dict[str, dict[str, Any]]) -> f
     if phase["objective"] == "memory_agent":  # the problem stands in a message twice
         fewest, most = phase.get("documents", (1, 4))
         return steps * rows * ((fewest + most) / 2 * document + 2 * ROW_TOKENS + MESSAGE_TOKENS)
-    if phase["objective"] == "ask":
-        return steps * rows * (document + ROW_TOKENS / 2)
     # an answer's row has the documents of its chain behind the question
     share = phase.get("answer_share", 0.5) if phase["objective"] == "memory" else 0.0
     return steps * (sample.get("bank_tokens", 0) + rows * (ROW_TOKENS + share * (1.5 * document + ROW_TOKENS)))

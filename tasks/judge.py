@@ -63,7 +63,7 @@ def reference(gold: dict[str, Any], metric: str) -> str:
         text = gold["answers"][0]
     else:
         text = ("All of: " if metric in WHOLE_METRICS else "Any one of: ") + "; ".join(gold["answers"])
-    return text + (f"\nWrong: {'; '.join(gold['rejected'])}" if gold["rejected"] else "")
+    return text + (f"\nWrong: {'; '.join(gold['rejected'])}" if gold.get("rejected") else "")
 
 
 def prompt(question: Question, gold: dict[str, Any], answer: Answer, metric: str) -> str:

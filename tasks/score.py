@@ -29,6 +29,12 @@ RECALL_AT = (1, 16)
 ABSTAINING = "answer_or_abstain"  # the one metric of answers that questions without an answer may have
 
 
+def relevance(metric: str, gold: dict) -> dict[int, float]:
+    """Grades by document for a retrieval metric: nDCG takes people's where there are any, all others the gold documents."""
+    graded = gold.get("grades") if metric.startswith("ndcg") else None
+    return graded or dict.fromkeys(gold["gold_doc_ids"], 1.0)
+
+
 def question_scores(
     answer: Answer, gold: dict, metric: str, cites: bool, further: Sequence[str] = ()
 ) -> Iterator[tuple[str, float]]:
@@ -37,21 +43,20 @@ def question_scores(
     A retrieval metric is of the ranking: each routing stage's where it is a further one; where it is the task's own, the
     last stage's, or the citations of a system that ranks nothing.
     """
-    grades = gold.get("grades") or dict.fromkeys(gold["gold_doc_ids"], 1.0)
-    rejected = contains(answer.text, gold["rejected"])
+    rejected = contains(answer.text, gold.get("rejected") or [])
     if ranking_metric := retrieval_metric(metric):
         ranked = list(answer.routed_doc_ids.values())[-1] if answer.routed_doc_ids else answer.cited_doc_ids
-        yield "accuracy", ranking_metric(ranked, grades)
+        yield "accuracy", ranking_metric(ranked, relevance(metric, gold))
     else:
         yield "accuracy", 0.0 if rejected else METRICS[metric](answer.text, gold["answers"])
-    if gold["rejected"]:
+    if gold.get("rejected"):
         yield "rejected", rejected
     if metric == ABSTAINING:
         yield f"abstained/{'answerable' if gold['answers'] else 'unanswerable'}", float(abstains(answer.text))
     for name in further:
         if stage_metric := retrieval_metric(name):
             for stage, ranked in answer.routed_doc_ids.items():
-                yield f"{name}/{stage}", stage_metric(ranked, grades)
+                yield f"{name}/{stage}", stage_metric(ranked, relevance(name, gold))
         else:
             yield name, METRICS[name](answer.text, gold["answers"])
     if not gold["gold_doc_ids"]:
@@ -83,9 +88,9 @@ def cell_scores(
         allowed = all(name == ABSTAINING or retrieval_metric(name) for name in (metric, *further))
         if not gold[answer.question_id]["answers"] and not allowed:
             raise UserError(
-                f"{where}: question '{answer.question_id}' has no answers; give its task retrieval metrics or {ABSTAINING} alone"
+                f"{where}: question '{answer.question_id}' has no answers; give its task retrieval metrics alone, or {ABSTAINING}"
             )
-        group = gold[answer.question_id]["group"]
+        group = gold[answer.question_id].get("group")
         for name, value in question_scores(answer, gold[answer.question_id], metric, cites, further):
             yield answer.question_id, name, value
             if group and name == "accuracy":
