@@ -35,7 +35,7 @@ def random_vectors(count: int, chunks: int, tokens: int) -> Iterator[tuple[str, 
     yield "random", task.keys, task.offsets, [Queries(part, mask[: len(part)]) for part in task.folded.split(BATCH)]
 
 
-def real_vectors(model_path: Path, bank_path: Path, count: int) -> Iterator[tuple[str, Tensor, Tensor, list[Queries]]]:
+def real_vectors(model_path: Path, bank_path: Path, count: int, documents: int | None) -> Iterator[tuple[str, Tensor, Tensor, list[Queries]]]:
     """The same of every routed layer of a model, asked with the openings of documents of its bank."""
     from msa import checkpoint
     from msa.bank import Bank
@@ -45,6 +45,7 @@ def real_vectors(model_path: Path, bank_path: Path, count: int) -> Iterator[tupl
 
     model, prompter = checkpoint.open_model(model_path)
     bank = Bank.open(bank_path, Encoder(model, prompter, directory=model_path).signature)
+    bank = bank.prefix(min(documents or len(bank), len(bank.segments[0])))
     segment = bank.segments[0]
     asked: list[list[Queries]] = [[] for _ in model.config.routed_layers]
 
@@ -99,6 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m msa.bench.deficit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a trained model")
     parser.add_argument("--bank", type=Path, help="its bank")
+    parser.add_argument("--documents", type=int, help="the first documents of the bank alone (default: its first segment)")
     parser.add_argument("--questions", type=int, default=1000, help="questions (default: 1000)")
     parser.add_argument("--chunks", type=int, default=15_625, help="random chunks (default: 15,625, 1M tokens)")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of a random question (default: 32)")
@@ -108,7 +110,7 @@ def main() -> None:
         raise UserError("--model and --bank belong together")
     if chosen.questions < 1 or chosen.chunks < K * CHUNKS_A_DOCUMENT:
         raise UserError(f"--questions and --chunks: at least 1 question and {K * CHUNKS_A_DOCUMENT} chunks")
-    found = real_vectors(chosen.model, chosen.bank, chosen.questions) if chosen.model else random_vectors(chosen.questions, chosen.chunks, chosen.tokens)
+    found = real_vectors(chosen.model, chosen.bank, chosen.questions, chosen.documents) if chosen.model else random_vectors(chosen.questions, chosen.chunks, chosen.tokens)
     for name, keys, offsets, batches in found:
         for dtype in chosen.precisions.split(","):
             print(json.dumps({"vectors": name, "keys": dtype} | measure(keys, offsets, batches, dtype)), flush=True)
