@@ -24,6 +24,12 @@ from tasks.metrics import METRICS, recall_at_k, retrieval_metric
 RECALL_AT = (1, 16)
 
 
+def relevance(metric: str, gold: dict) -> dict[int, float]:
+    """Grades by document for a retrieval metric: nDCG takes people's where there are any, all others the gold documents."""
+    graded = gold.get("grades") if metric.startswith("ndcg") else None
+    return graded or dict.fromkeys(gold["gold_doc_ids"], 1.0)
+
+
 def question_scores(
     answer: Answer, gold: dict, metric: str, cites: bool, further: Sequence[str] = ()
 ) -> Iterator[tuple[str, float]]:
@@ -32,16 +38,15 @@ def question_scores(
     A retrieval metric is of the ranking: each routing stage's where it is a further one; where it is the task's own, the
     last stage's, or the citations of a system that ranks nothing.
     """
-    grades = gold.get("grades") or dict.fromkeys(gold["gold_doc_ids"], 1.0)
     if ranking_metric := retrieval_metric(metric):
         ranked = list(answer.routed_doc_ids.values())[-1] if answer.routed_doc_ids else answer.cited_doc_ids
-        yield "accuracy", ranking_metric(ranked, grades)
+        yield "accuracy", ranking_metric(ranked, relevance(metric, gold))
     else:
         yield "accuracy", METRICS[metric](answer.text, gold["answers"])
     for name in further:
         if stage_metric := retrieval_metric(name):
             for stage, ranked in answer.routed_doc_ids.items():
-                yield f"{name}/{stage}", stage_metric(ranked, grades)
+                yield f"{name}/{stage}", stage_metric(ranked, relevance(name, gold))
         else:
             yield name, METRICS[name](answer.text, gold["answers"])
     if not gold["gold_doc_ids"]:

@@ -167,6 +167,8 @@ def test_graded_and_further_metrics() -> None:
     ideal = 3 + 1 / math.log2(3)
     assert found["ndcg@2/bm25"] == pytest.approx((1 + 3 / math.log2(3)) / ideal)
     assert found["ndcg@2/first"] == pytest.approx(1 / math.log2(3) / ideal)
+    assert (found["recall@1/bm25"], found["recall@1/first"]) == (0.0, 0.0)  # grade 1 is not gold
+    assert dict(score.question_scores(answer, gold, "f1", True, ["recall@2"]))["recall@2/bm25"] == 1.0
     assert found["recall@16/bm25"] == 1.0 and found["citation_recall"] == 1.0
     bare = {**gold, "answers": []}
     assert dict(score.question_scores(answer, bare, "ndcg@2", False))["accuracy"] == found["ndcg@2/bm25"]
