@@ -96,12 +96,8 @@ def test_the_tiny_profile_is_planned_from_a_clean_tree(run_plan: Callable) -> No
     found = json.loads(output)
     assert code == 0
     profile = load("tiny").profile
-    first, last = len(profile.models), len(profile.models) + 2
-    models, indexes, systems = found["rows"][:first], found["rows"][first:last], found["rows"][last:]
-=======
     trained = len(profile.models)
     models, indexes, systems = found["rows"][:trained], found["rows"][trained : trained + 2], found["rows"][trained + 2 :]
->>>>>>> theirs
     assert [(row["name"], row["size"]) for row in systems] == [
         (system, context) for system in profile.systems for context in profile.contexts
     ]
