@@ -37,7 +37,7 @@ bench-gpu: $(READY)
 	@$(BIN)/python -m msa.bench --gpu $(BENCH)
 
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto
 
 lint: $(READY)
 	@$(BIN)/ruff check .
