@@ -72,8 +72,9 @@ class Keys:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the keys and their scales."""
-        return self.values.nbytes + (0 if self.scale is None else self.scale.nbytes)
+        """Bytes of the keys and their scales; one scale for all of them is a constant that is not stored."""
+        scales = self.scale is not None and self.scale.dim()
+        return self.values.nbytes + (self.scale.nbytes if scales else 0)
 
     def __getitem__(self, chosen: slice | Tensor) -> Keys:
         """Some of the rows; a slice shares storage."""

@@ -118,7 +118,9 @@ class Checkout:
         command = [sys.executable, "-m", "configs.workflow", "--profile", profile, *arguments]
         environment = {**os.environ, "WANDB_MODE": "offline"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return subprocess.Popen(command, cwd=self.root, env=environment, **pipes)
+        # a job in a shell's background hands on that interrupts are ignored
+        heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+        return subprocess.Popen(command, cwd=self.root, env=environment, preexec_fn=heed, **pipes)
 
     def run(self, profile: str = "micro", *arguments: str) -> tuple[int, str]:
         """Run the workflow to its end; exit code and output."""

@@ -131,10 +131,14 @@ def test_a_mistake_names_file_key_and_mend(
 
 def test_an_entry_may_go_by_another_name(directory: Path, edit: Edit) -> None:
     edit("profiles/tiny", set_key("systems", ["oracle", {"full_attention": "full_attention_8k"}]))
+    edit("profiles/tiny", set_key("main", ["full_attention"]))
     edit("profiles/tiny", set_key("models", ["backbone", "msa", {"reader": "msa"}]))
     edit("profiles/tiny", set_key("indexes", [{"bank": "bank_stored"}]))
     experiment = load("tiny", directory)
     assert experiment.profile.systems == ["oracle", "full_attention"]
+    assert experiment.profile.raced("main") == ["full_attention"]
+    assert experiment.profile.raced("all") == experiment.profile.systems
+    assert experiment.profile.raced("oracle,msa") == ["oracle", "msa"]
     assert experiment.systems["full_attention"] == experiment.systems["full_attention_8k"]
     assert experiment.profile.models == ["backbone", "msa", "reader"]
     assert experiment.models["reader"] == experiment.models["msa"]

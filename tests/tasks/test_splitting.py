@@ -51,9 +51,10 @@ def test_paragraphs_stay_whole(tokenizer) -> None:
 
 def test_similar_sentences_stay_together(tokenizer) -> None:
     text = "Rivers run to the sea. " * 3 + "A tax form asks about income. An income tax form is long. " * 2
-    chunks = splitting.split(tokenizer, text, 60, "similar")
+    budget = count_tokens(tokenizer, [text.strip()])[0] - 1  # the whole just does not fit
+    chunks = splitting.split(tokenizer, text, budget, "similar")
     assert len(chunks) == 2 and "Rivers" not in chunks[1] and "tax" not in chunks[0]
-    assert splitting.similarity("Rivers run", "the rivers run") == 1.0
+    assert splitting.similarity("Rivers run", "the rivers run") == pytest.approx(1)
     assert splitting.similarity("of the", "of the") == 0.0
 
 

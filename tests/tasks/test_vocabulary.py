@@ -66,7 +66,7 @@ def test_words_of_keys_and_templates_are_whole(tokenizer) -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"kind": "letters"}, "key 'kind' must be words or hub"),
+        ({"kind": "letters"}, "key 'kind' must be words, bytes or hub"),
         ({"kind": "words", "wordz": 3}, "unknown key 'wordz'"),
         ({"kind": "hub", "path": "/nowhere"}, "does not exist"),
     ],
