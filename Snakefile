@@ -68,21 +68,25 @@ def one_of(names):
 
 
 def models_of(system):
+    """The models that a system and its index open."""
     spec = E.systems[system]
-    return [file for name in (spec.model, spec.reranker, E.indexes[spec.index].model if spec.index else None) for file in checkpoint(name)]
+    return [name for name in (spec.model, spec.reranker, E.indexes[spec.index].model if spec.index else None) if name]
+
+
+def checkpoints(system):
+    return [file for model in models_of(system) for file in checkpoint(model)]
 
 
 def opened(system, task):
     """Checkpoints and index that a system opens for a task; gold only where its entry declares that it reads it."""
     spec, corpus = E.systems[system], E.tasks[task].corpus
     index = [P.index(spec.index, corpus) / "index.json"] if spec.index else []
-    return [P.corpus(corpus), *asked(task), *models_of(system), *index, *(gold(task) if spec.reads_gold else [])]
+    return [P.corpus(corpus), *asked(task), *checkpoints(system), *index, *(gold(task) if spec.reads_gold else [])]
 
 
 def trained():
     """Models that are trained for the chosen systems, with their parents."""
-    specs = [E.systems[system] for system in SYSTEMS]
-    found = {name for s in specs for name in (s.model, s.reranker, E.indexes[s.index].model if s.index else None) if name}
+    found = {name for system in SYSTEMS for name in models_of(system)}
     while parents := {E.models[name].after for name in found} - found - {None}:
         found |= parents
     return [model for model in E.profile.models if model in found and model in TRAINED]
@@ -203,7 +207,7 @@ rule tuning:
 rule tune:
     input:
         lambda w: [P.samples("tuning") / f for f in ("banks.parquet", "samples.parquet")],
-        lambda w: models_of(w.system),
+        lambda w: checkpoints(w.system),
     output: P.tuning("{system}")
     params: entry=lambda w: entry(E.systems[w.system].search, E.systems[w.system].params)
     log: f"{LOGS}/tune.{{system}}.log"
