@@ -92,6 +92,11 @@ def trained():
     return [model for model in E.profile.models if model in found and model in TRAINED]
 
 
+def indexed():
+    """Pairs of an index and a corpus that the chosen systems search."""
+    return {(index, E.tasks[task].corpus) for system in SYSTEMS if (index := E.systems[system].index) for task in E.profile.tasks}
+
+
 def system_entry(system):
     spec = E.systems[system]
     return entry(spec, E.indexes[spec.index] if spec.index else None)
@@ -193,6 +198,7 @@ rule index:
     input: lambda w: P.corpus(w.corpus), lambda w: checkpoint(E.indexes[w.index].model)
     output: P.index("{index}", "{corpus}") / "index.json"
     params: entry=lambda w: entry(E.indexes[w.index])
+    threads: max(1, workflow.cores // max(1, len(indexed())))  # many run side by side; a single one takes every core
     log: f"{LOGS}/index.{{index}}.{{corpus}}.log"
     shell: "{PYTHON} baselines.index {CHOSEN} --index {wildcards.index} --corpus {wildcards.corpus} --threads {threads} > {log} 2>&1"
 

@@ -24,7 +24,7 @@ CITATION_TOKENS = 8  # `[123456]` and the end of a citation
 SCAN_TILE = 2048  # chunks that are scored at once (msa.keys.Scan)
 CACHE_COPIES = 2  # a session of some rows copies the cache of the whole one
 READER_BATCH_TOKENS = 16384  # padded prompt tokens that the common reader reads at once (msa.reader)
-READ_DOCUMENTS = {"closed_book": 0, "oracle": 1, "bm25": 5, "dense": 5}  # where `read_k` does not say
+READ_DOCUMENTS = {"closed_book": 0, "oracle": 1, "bm25": 5, "dense": 5, "hybrid": 5, "rerank": 5}  # where `read_k` does not say
 
 
 @dataclass(frozen=True)
@@ -203,13 +203,19 @@ def reading_cell(
 
 
 def retrieved_cell(
-    spec: SystemSpec, config: ModelConfig, work: Workload, dtype: str, embedder: ModelConfig | None
+    spec: SystemSpec, config: ModelConfig, work: Workload, dtype: str, embedder: ModelConfig | None, reranker: ModelConfig | None
 ) -> Estimate:
-    """The common reader over a few documents a question; finding them counts where an embedder does it."""
+    """The common reader over a few documents a question; finding them counts where an embedder or a reranker does it."""
     documents = spec.params.get("read_k", READ_DOCUMENTS[spec.kind])
     prompt = work.prompt_tokens or TEMPLATE_TOKENS + work.question_tokens + documents * work.document_tokens
     batch = max(1, min(work.questions, BATCH, int(READER_BATCH_TOKENS // prompt)))
     made = reading_cell(config, work, dtype, prompt, batch, work.questions)
+    if reranker is not None:
+        where = f"systems.yaml: params of kind '{spec.kind}'"
+        pairs = work.questions * read_params(load_module(spec.kind, where).Params, spec.params, where).candidates
+        pair = plan.read_cost(reranker, work.document_tokens + work.question_tokens, logits=work.question_tokens)
+        held = (*made.parts, Part("reranker", plan.weight_bytes(reranker, dtype), "device"))
+        made = replace(made, parts=held, stages=made.stages | {"rerank": pair * pairs})
     if embedder is None:
         return made
     found = plan.read_cost(embedder, work.question_tokens) * work.questions
@@ -235,6 +241,7 @@ def cell_estimate(
     index: IndexSpec | None,
     config: ModelConfig | None,
     encoder: ModelConfig | None,
+    reranker: ModelConfig | None,
     work: Workload,
     dtype: str,
 ) -> Estimate:
@@ -247,7 +254,9 @@ def cell_estimate(
         return msa_cell(spec, index, config, work, dtype)
     if spec.kind == "long_context":
         return long_context_cell(spec, config, work, dtype)
-    return retrieved_cell(spec, config, work, dtype, encoder) if spec.kind in READ_DOCUMENTS else NOT_ESTIMATED
+    if spec.kind not in READ_DOCUMENTS or (spec.kind == "rerank" and reranker is None):
+        return NOT_ESTIMATED
+    return retrieved_cell(spec, config, work, dtype, encoder, reranker)
 
 
 def index_estimate(spec: IndexSpec, config: ModelConfig | None, documents: Documents, dtype: str) -> Estimate:

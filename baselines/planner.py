@@ -108,7 +108,7 @@ class Planner:
         spec = self.experiment.systems[system]
         index = self.experiment.indexes[spec.index] if spec.index else None
         encoder = self.config(index.model) if index else None
-        return cell_estimate(spec, index, self.config(spec.model), encoder, work, dtype)
+        return cell_estimate(spec, index, self.config(spec.model), encoder, self.config(spec.reranker), work, dtype)
 
     def training_log(self, name: str) -> list[dict[str, Any]]:
         """The steps of a model whose training ended, none of others.

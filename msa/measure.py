@@ -1,6 +1,7 @@
 """Measurements of the memory engine on this machine; every figure is a median of interleaved repetitions in one process.
 
     python -m msa.measure encode --model MODEL --documents corpus.parquet    rate against the plain matmuls of the same shapes
+    python -m msa.measure slope BANK --model MODEL                           how encoding time grows with the memory
     python -m msa.measure open BANK                                          how long a bank takes to open
     python -m msa.measure replace BANK --model MODEL                         one document against building the bank again
     python -m msa.measure overlay BANK --model MODEL                         planted documents against encoding them alone
@@ -23,6 +24,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from configs.errors import UserError, run_command
@@ -36,12 +38,14 @@ from msa.memory import BankMemory, scans_of
 from msa.parallel import joined
 from msa.tiers import Tiers, placed
 
+SMALLEST_PREFIX, PREFIX_STEP = 1 << 16, 4  # tokens, and how much the next prefix is larger
 
-def repeated(jobs: dict[str, Callable[[], Any]], repetitions: int) -> dict[str, list[float]]:
+
+def repeated(jobs: dict[Any, Callable[[], Any]], repetitions: int) -> dict[Any, list[float]]:
     """Seconds of jobs run in turns, after one turn to warm up."""
     for job in jobs.values():
         job()
-    times: dict[str, list[float]] = {name: [] for name in jobs}
+    times: dict[Any, list[float]] = {name: [] for name in jobs}
     for _ in range(repetitions):
         for name, job in jobs.items():
             started = perf_counter()
@@ -95,6 +99,37 @@ def _products(model: Any, tokens: int, dtype: torch.dtype) -> list[tuple[torch.T
     return products
 
 
+def slope(chosen: argparse.Namespace) -> dict[str, Any]:
+    """Log-log slope of encoding seconds against tokens: small prefixes encoded again, large ones as the bank was built."""
+    model, prompter = checkpoint.open_model(chosen.model, chosen.threads)
+    bank = Bank.open(chosen.bank)
+    encoder, seconds = Encoder.of(bank, model, prompter), _build_seconds(chosen.bank)
+    sizes = [int(segment.lengths.sum()) for segment in bank.segments]
+    ends = torch.cat([segment.lengths for segment in bank.segments]).cumsum(0)
+    jobs, tokens = {}, SMALLEST_PREFIX
+    while tokens < sizes[0]:
+        count = int(torch.searchsorted(ends, tokens)) + 1
+        documents = [bank.document(int(doc_id)) for doc_id in bank.doc_ids[:count]]
+        jobs[int(ends[count - 1])] = lambda documents=documents: encoder.segment(documents)
+        tokens *= PREFIX_STEP
+    times = repeated(jobs, chosen.repetitions) if jobs else {}
+    points = [(size, statistics.median(spent)) for size, spent in times.items()]
+    counts = {PREFIX_STEP**power for power in range(16) if PREFIX_STEP**power < len(sizes)} | {len(sizes)}
+    points += [(sum(sizes[:count]), sum(seconds[:count])) for count in sorted(counts)]
+    if len(points) < 3:
+        raise UserError(f"{chosen.bank}: {sum(sizes):,} tokens are too few for a slope; build a bank of 256K tokens at least")
+    fitted = np.polyfit(*np.log(np.array(points, dtype=float)).T, 1)[0]
+    return {"slope": float(fitted), "tokens": [size for size, _ in points], "seconds": [spent for _, spent in points]}
+
+
+def _build_seconds(bank: Path) -> list[float]:
+    """Seconds that encoding each segment of a bank took, by its manifest; 0 of what an edit made."""
+    seconds = [entry.get("encode_s", 0.0) for entry in read_json(bank / MANIFEST)["segments"]]
+    if not any(seconds):
+        raise UserError(f"{bank / MANIFEST}: no segment has 'encode_s'; build the bank with `python -m msa.encode build`")
+    return seconds
+
+
 def open_bank(chosen: argparse.Namespace) -> dict[str, Any]:
     """Seconds until a bank can be asked."""
     started = perf_counter()
@@ -106,9 +141,7 @@ def open_bank(chosen: argparse.Namespace) -> dict[str, Any]:
 def replace_one(chosen: argparse.Namespace) -> dict[str, Any]:
     """Replacing one document (encoded, written, the manifest renewed) against the seconds that building took."""
     model, prompter = checkpoint.open_model(chosen.model, chosen.threads)
-    built_s = sum(entry.get("encode_s", 0.0) for entry in read_json(chosen.bank / MANIFEST)["segments"])
-    if not built_s:
-        raise UserError(f"{chosen.bank / MANIFEST}: no segment has 'encode_s'; build the bank with `python -m msa.encode build`")
+    built_s = sum(_build_seconds(chosen.bank))
     with tempfile.TemporaryDirectory(dir=chosen.bank.parent) as directory:
         copy = Path(directory) / "bank"
         shutil.copytree(chosen.bank, copy, copy_function=lambda source, target: Path(target).hardlink_to(source))
@@ -169,7 +202,7 @@ def ranks(chosen: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Take one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("encode", "open", "replace", "overlay", "ranks"))
+    parser.add_argument("what", choices=("encode", "slope", "open", "replace", "overlay", "ranks"))
     parser.add_argument("bank", type=Path, nargs="?", help="directory of a bank (not for encode)")
     parser.add_argument("--model", type=Path, help="checkpoint directory (not for open)")
     parser.add_argument("--documents", type=Path, help="corpus.parquet or JSON lines (encode)")
@@ -182,7 +215,7 @@ def main() -> None:
     for name, needed in (("bank", chosen.what != "encode"), ("model", chosen.what != "open"), ("documents", chosen.what == "encode")):
         if needed and getattr(chosen, name) is None:
             raise UserError(f"{chosen.what}: {'the bank' if name == 'bank' else f'--{name}'} is missing; see --help")
-    work = {"encode": encode, "open": open_bank, "replace": replace_one, "overlay": overlay, "ranks": ranks}
+    work = {"encode": encode, "slope": slope, "open": open_bank, "replace": replace_one, "overlay": overlay, "ranks": ranks}
     print(json.dumps({"what": chosen.what, **work[chosen.what](chosen)}))
 
 
