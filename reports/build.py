@@ -140,7 +140,7 @@ def build(evidence: Evidence) -> str:
     Raises:
         UserError: summary.parquet is missing, or a file of the tree is broken.
     """
-    reference = claims.read_reference()
+    reference = claims.read_reference(systems=evidence.experiment.profile.systems)
     findings, outcomes = claims.find(evidence, reference), expected.check(evidence)
     made = all_tables(evidence, reference, findings)
     page = evidence.paths.report / "index.html"

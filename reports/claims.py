@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ class Claim:
     at_most: float | None = None
 
     @property
+    def sides(self) -> dict[str, Side]:
+        """Both sides by name."""
+        return {"first": self.first, "second": self.second}
+
+    @property
     def unit(self) -> str:
         """Suffix of the claim's numbers."""
         return UNITS[self.statistic]
@@ -85,13 +91,17 @@ class Finding:
     remark: str = ""
 
 
-def read_reference(path: Path = REFERENCE) -> dict[str, Any]:
-    """The published numbers, with ``claims`` as checked :class:`Claim` objects.
+def read_reference(path: Path = REFERENCE, systems: Sequence[str] = ()) -> dict[str, Any]:
+    """The published numbers, with ``claims`` as checked :class:`Claim` objects and ``roles`` as names of systems.
+
+    Args:
+        systems: of the profile; a role is played by the first of its systems that is among them, else by its first.
 
     Raises:
         UserError: an unknown key, or a claim without exactly one bound.
     """
     reference = read_yaml(path)
+    roles = {role: next((name for name in names if name in systems), names[0]) for role, names in reference["roles"].items()}
     claims = {}
     for name, entry in reference["claims"].items():
         where = f"{path}: claims: {name}"
@@ -104,8 +114,9 @@ def read_reference(path: Path = REFERENCE) -> dict[str, Any]:
             raise UserError(f"{where}: needs one of the keys 'above' and 'at_most'")
         if claim.statistic not in UNITS:
             raise UserError(f"{where}: statistic: unknown name '{claim.statistic}' (known: {', '.join(UNITS)})")
-        claims[name] = claim
-    return {**reference, "claims": claims}
+        sides = {key: replace(side, system=roles.get(side.system, side.system)) for key, side in claim.sides.items()}
+        claims[name] = replace(claim, **sides)
+    return {**reference, "roles": roles, "claims": claims}
 
 
 def verdict(claim: Claim, measured: Interval | None, exact: bool) -> str:
@@ -258,7 +269,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     evidence = Evidence.read(arguments.profile, arguments.results, arguments.configs)
-    for finding in find(evidence, read_reference()):
+    for finding in find(evidence, read_reference(systems=evidence.experiment.profile.systems)):
         claim = finding.claim
         text = show(finding.measured, claim.unit) + f", {finding.where}" if finding.measured else finding.remark
         print(f"{claim.title}: {finding.verdict}\n    published {claim.published:g}{claim.unit}; {text}")

@@ -118,7 +118,7 @@ def _fill_summary(run: Any, evidence: Evidence) -> None:
     from reports.plotting import png
 
     rows = list(evidence.summary.values())
-    reference = read_reference()
+    reference = read_reference(systems=evidence.experiment.profile.systems)
     findings = [
         [
             finding.name,
