@@ -34,14 +34,6 @@ def interval(low: float, high: float) -> Interval:
         (9.1, 12.0, True, "not reproduced"),
     ],
 )
-def test_a_role_is_played_by_the_first_of_its_systems_that_the_profile_has() -> None:
-    for systems, ours in (((), "msa"), (("msa_stored",), "msa_stored"), (("msa_stored", "msa"), "msa")):
-        reference = read_reference(systems=systems)
-        claim = reference["claims"]["scaling_loss_to_100M"]
-        assert reference["roles"]["ours"] == claim.first.system == claim.second.system == ours
-    assert read_reference()["claims"]["interleave_smallest"].second.system == "msa_no_interleave"
-
-
 def test_upper_bound(low: float, high: float, exact: bool, word: str) -> None:
     assert verdict(claim("loss", 8.8, at_most=9), interval(low, high), exact) == word
 
@@ -154,3 +146,11 @@ def test_a_model_that_knows_nothing_gets_no_verdict(new_tree: Callable) -> None:
         tree.cell("msa", "scaling_facts", context, 0.0)
     found = {finding.name: finding for finding in find(tree.evidence(), read_reference())}
     assert found["scaling_loss_to_1M"].verdict == "inconclusive"
+
+
+def test_a_role_is_played_by_the_first_of_its_systems_that_the_profile_has() -> None:
+    for systems, ours in (((), "msa"), (("msa_stored",), "msa_stored"), (("msa_stored", "msa"), "msa")):
+        reference = read_reference(systems=systems)
+        claim = reference["claims"]["scaling_loss_to_100M"]
+        assert reference["roles"]["ours"] == claim.first.system == claim.second.system == ours
+    assert read_reference()["claims"]["interleave_smallest"].second.system == "msa_no_interleave"
