@@ -420,7 +420,7 @@ class Manifest:
         """Read and check bank.json."""
         path = directory / MANIFEST
         if not path.exists():
-            raise UserError(f"{path}: no such file: {directory} holds no bank; make one with `python -m msa.bank build`")
+            raise UserError(f"{path}: no such file: {directory} holds no bank; make one with `python -m msa.encode build`")
         content = read_json(path)
         try:
             if content["format"] != FORMAT:
