@@ -37,6 +37,7 @@ from configs.records import Answer, CorpusView, Document, Generation, Question
 from msa.config import ModelConfig
 
 PLANS_TIME = True  # a cell's status depends on the profile's limit
+READS_ALL = True  # for every question anew, so it is tuned on a few banks
 THINK_END = "</think>"
 PROBE_STEPS = 2  # chunks read before the speed is known; the first warms up
 

@@ -4,7 +4,7 @@
 
 An entry's ``search`` maps parameters to the values to try; every combination answers the same questions of the training set
 that the profile's samples call ``tuning`` (names of the training split, a seed of its own, listed by no model). Its banks make
-one corpus. Writes _tuning/{system}.json, which the report shows; the entry's own values stay what a person writes there.
+one corpus, the first two of them for a system that reads all of it for every question. Writes _tuning/{system}.json, which the report shows; the entry's own values stay what a person writes there.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from configs.records import Answer, CorpusView, Document, Question
 from configs.tables import read_table, write_json, write_table
 
 SPLIT = "tuning"
+FEW_BANKS = 2  # for a kind whose module says READS_ALL
 MAX_NEW_TOKENS = 64
 SEED = 0
 
@@ -44,15 +45,21 @@ class TuningSet:
     gold: dict[str, list[int]]
 
 
-def read_tuning(directory: Path, count: int) -> TuningSet:
-    """The tuning split, documents renumbered so that ids are unique over all banks, its questions spread over the tasks."""
-    banks = read_table("banks", directory / "banks.parquet")
+def read_tuning(directory: Path, count: int, first_banks: int | None = None) -> TuningSet:
+    """The tuning split, documents renumbered so that ids are unique over all banks, its questions spread over the tasks.
+
+    Args:
+        first_banks: how many banks are taken; None takes all.
+    """
+    banks, samples = (read_table(name, directory / f"{name}.parquet") for name in ("banks", "samples"))
+    kept = set(list(dict.fromkeys(row["bank_id"] for row in banks))[:first_banks])
+    banks, samples = ([row for row in rows if row["bank_id"] in kept] for rows in (banks, samples))
     rng = np.random.default_rng(SEED)
     ids = rng.choice(900_000, len(banks), replace=False) + 100_000
     renamed = {(row["bank_id"], row["doc_id"]): int(new) for row, new in zip(banks, ids, strict=True)}
     documents = [Document(renamed[row["bank_id"], row["doc_id"]], row["text"], row["num_tokens"]) for row in banks]
     questions, values, gold = [], {}, {}
-    for row in read_table("samples", directory / "samples.parquet"):
+    for row in samples:
         name = f"{SPLIT}-{row['sample_id']:05d}"
         # grouping by task spreads them; there are no overlays here
         questions.append(Question(name, row["question"], row["answer_prefix"], MAX_NEW_TOKENS, row["task"]))
@@ -72,12 +79,12 @@ def tune(experiment: Experiment, paths: Paths, system: str, count: int, threads:
     if not spec.search:
         raise UserError(f"systems.yaml: systems: {system}: nothing to tune; add `search:` with parameters and values")
     race = Race(experiment, paths, system, next(iter(experiment.profile.tasks)), threads)
-    split = read_tuning(paths.samples(SPLIT), count)
-    view = CorpusView(split.documents, {})
     module = load_module(spec.kind, f"systems.yaml: systems: {system}")
+    split = read_tuning(paths.samples(SPLIT), count, FEW_BANKS if getattr(module, "READS_ALL", False) else None)
+    view = CorpusView(split.documents, {})
     rows = []
     with TemporaryDirectory() as folder:
-        resources = _indexed(race, split.documents, Path(folder))
+        resources = replace(_indexed(race, split.documents, Path(folder)), cell_limit_s=None)  # no cell is timed here
         for values in itertools.product(*spec.search.values()):
             params = dict(zip(spec.search, values, strict=True))
             extra = {"gold": split.gold} if spec.reads_gold else {}
@@ -155,7 +162,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
     parser.add_argument("--systems", default="all", help="comma-separated (default: every one with a `search`)")
-    parser.add_argument("--questions", type=int, default=96, help="how many are asked (default: 96)")
+    parser.add_argument("--questions", type=int, default=256, help="how many are asked (default: 256)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--configs", type=Path, default=DIRECTORY, help="the configuration directory")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where results stand (default: results)")

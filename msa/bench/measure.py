@@ -18,6 +18,7 @@ DEFICIT_TOKENS = 512  # of a cell: float64 over all chunks costs more than what 
 MATMUL = 2048
 READ_BYTES = 1 << 29  # between two calls of a cold cell too: more than a cache holds
 CEILING_TURNS = 5
+SLOW = 5  # times the seconds that a peer has: it is called once
 
 
 def clock(device: torch.device) -> Callable[[Callable[[], Any]], float]:
@@ -66,6 +67,15 @@ def rates(times: dict[str, list[float]], limits: dict[str, tuple[Callable[[], An
     return {name: max(rate, found.get(f"{name} own", 0.0)) for name, rate in found.items() if not name.endswith(" own")}
 
 
+def _once(
+    run: peers.Peer, device: torch.device, timed: Callable[[Callable[[], Any]], float]
+) -> tuple[float, torch.Tensor, int | None]:
+    """Seconds, result and extra bytes of one call."""
+    kept: list[Any] = []
+    extra = extra_bytes(lambda: kept.append(timed(lambda: kept.append(run()))), device)
+    return kept[1], kept[0], extra
+
+
 def extra_bytes(job: Callable[[], Any], device: torch.device) -> int | None:
     """How far memory rises while a job runs; None where that cannot be seen."""
     if device.type == "cuda":
@@ -81,6 +91,7 @@ def extra_bytes(job: Callable[[], Any], device: torch.device) -> int | None:
         job()
         return max(0, _status(status, "VmHWM") - before)
     except OSError:
+        job()
         return None
 
 
@@ -93,7 +104,7 @@ def measure(cell: Cell, done: set[tuple[str, str]], options: dict[str, Any]) -> 
     torch.set_num_threads(options["threads"])
     device = torch.device(options["device"])
     task = peers.Task.random(cell.chunks, cell.batch, cell.question_tokens, device)
-    timed, limits, rows, running = clock(device), ceilings(device), [], {}
+    timed, limits, rows, running, slow = clock(device), ceilings(device), [], {}, {}
     common = {
         "device": device.type, "threads": options["threads"], "context": cell.context, "chunks": cell.chunks,
         "question_tokens": cell.question_tokens, "batch": cell.batch, "cache": cell.cache,
@@ -104,14 +115,18 @@ def measure(cell: Cell, done: set[tuple[str, str]], options: dict[str, Any]) -> 
         row = common | dict(zip(("peer", "dtype"), name, strict=True))
         try:
             run = make()
-            first = timed(run)  # compiles, allocates
-            estimate = min(first, timed(run)) if first < 5 * options["seconds"] else first
+            first, answer, extra = _once(run, device, timed)  # compiles, allocates
+            estimate = first
+            if first < SLOW * options["seconds"]:
+                estimate, answer, extra = min(first, timed(run)), *_once(run, device, timed)[1:]
             count = max(1, DEFICIT_TOKENS // cell.question_tokens)
-            row |= {"deficit": peers.deficit(task, run(), count), "extra_bytes": extra_bytes(run, device)}
+            row |= {"deficit": peers.deficit(task, answer, count), "extra_bytes": extra}
         except (RuntimeError, MemoryError) as error:
             rows.append(row | {"status": f"failed: {str(error).splitlines()[0][:120]}"})
             continue
-        running[name] = row, run, max(1, min(options["repetitions"], int(options["seconds"] / estimate)))
+        turns = max(1, min(options["repetitions"], int(options["seconds"] / estimate)))
+        running[name] = row, run, 0 if estimate >= SLOW * options["seconds"] else turns
+        slow[name] = first
     times: dict[Any, list[float]] = {name: [] for name in (*running, *limits)}
     evict = limits["bandwidth"][0] if cell.cache == "cold" else None
     for turn in range(max((count for _, _, count in running.values()), default=0)):
@@ -123,6 +138,9 @@ def measure(cell: Cell, done: set[tuple[str, str]], options: dict[str, Any]) -> 
         for name, (job, _) in limits.items():
             if turn < CEILING_TURNS:
                 times[name].append(timed(job))
+    for name, (_, _, count) in running.items():
+        if not count:  # so slow that its one call is the measurement
+            times[name].append(slow[name])
     ceiling = rates(times, limits) if running else {}
     return rows + [row | _figures(cell, name[1], sorted(times[name]), ceiling) for name, (row, _, _) in running.items()]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from msa import router
 from msa.keys import Keys
-from msa.ops import cpu, reference
+from msa.ops import cpu, dispatch, reference
 from msa.ops.route import Part, route
 
 HEADS, GROUPS, HEAD_DIM, K = 32, 8, 128, 16  # of the paper's model
@@ -132,6 +132,19 @@ def ours(task: Task, dtype: str, first: str | None = None, implementation: str |
     return lambda: route(query, mask, [part], K, implementation=implementation).place
 
 
+def first_pass(task: Task, dtype: str) -> Peer:
+    """(e) without its exact scores: rounded as the other peers are, and no more."""
+    kept, query = task.stored(dtype), task.folded
+    ids = torch.arange(len(task.offsets) - 1, device=query.device)
+    mask = torch.ones(query.shape[:2], dtype=torch.bool, device=query.device)
+
+    def run() -> Tensor:
+        scores, _ = dispatch.scores_with_error(query, mask, kept)
+        return dispatch.top_documents(scores, task.offsets, ids, K)[0]
+
+    return run
+
+
 def ways(task: Task, threads: int, only: str = "") -> dict[tuple[str, str], Callable[[], Peer]]:
     """Every peer and dtype by name, made when called."""
     found: dict[tuple[str, str], Callable[[], Peer]] = {}
@@ -146,6 +159,7 @@ def ways(task: Task, threads: int, only: str = "") -> dict[tuple[str, str], Call
         found["faiss", "float32"] = lambda: faiss_flat(task, threads)
     for dtype in ("float32", "bfloat16", "int8", *(("float8",) if task.keys.device.type == "cuda" else ())):
         found["ours", dtype] = lambda dtype=dtype: ours(task, dtype)
+        found["first_pass", dtype] = lambda dtype=dtype: first_pass(task, dtype)
     found["ours", "int8, then bfloat16"] = lambda: ours(task, "bfloat16", "int8")
     return {name: make for name, make in found.items() if only in " ".join(name)}
 

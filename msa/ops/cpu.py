@@ -10,9 +10,11 @@ G KV heads, D head_dim, S memory slots, A own tokens, E template tokens.
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import accumulate, pairwise
-from threading import Thread
 
 import numpy as np
 import torch
@@ -68,12 +70,22 @@ def chunk_scores(
 
 
 def scores_with_error(
-    folded: Tensor, routing_mask: Tensor, keys: Keys, rows: Tensor | None = None, variant: str | None = None
+    folded: Tensor,
+    routing_mask: Tensor,
+    keys: Keys,
+    rows: Tensor | None = None,
+    variant: str | None = None,
+    tokens: list[np.ndarray] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and their :func:`msa.ops.quantise.score_error` [Q]."""
+    """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and their :func:`msa.ops.quantise.score_error` [Q].
+
+    Args:
+        tokens: what :func:`_tokens` gives, where the caller has it.
+    """
     variant = variant or variants(keys.values)[0]
     if variant != "tiles":
-        packed = _Packed(folded, routing_mask, keys, _product_dtype(keys.values.dtype), variant)
+        tokens = _tokens(routing_mask) if tokens is None else tokens
+        packed = _Packed(folded, tokens, keys, _product_dtype(keys.values.dtype), variant)
         return packed.scores(rows), packed.error
     dtype = _tile_dtype(keys.values.dtype)
     return _score_tiles(folded, routing_mask, keys, rows, dtype), score_error(folded, routing_mask, keys, dtype)
@@ -86,9 +98,9 @@ class _Packed:
     torch costs more than these few numbers.
     """
 
-    def __init__(self, folded: Tensor, routing_mask: Tensor, keys: Keys, dtype: torch.dtype, variant: str):
+    def __init__(self, folded: Tensor, tokens: list[np.ndarray], keys: Keys, dtype: torch.dtype, variant: str):
         self.keys, self.variant, self.dtype, self.width = keys, variant, dtype, folded.shape[-1]
-        tokens, source = _tokens(routing_mask), folded.float().contiguous()
+        source = folded.float().contiguous()
         tiles = [-(-len(part) // 16) for part in tokens]
         self.tile_at = np.array([0, *accumulate(tiles)], np.int64)
         # tokens that fill up a tile repeat one, so that no maximum changes
@@ -164,10 +176,11 @@ def best_documents(
     See :class:`msa.ops.route.Part` for what goes in (``quick`` is read first), and msa_settle in routing.c; ``k`` is at least 1,
     and documents that score below ``least`` [Q] may be left out.
     """
-    scores, error = scores_with_error(folded, routing_mask, quick)
-    packed = _narrowing(folded, routing_mask, keys, quick)
+    tokens = _tokens(routing_mask)
+    scores, error = scores_with_error(folded, routing_mask, quick, tokens=tokens)
+    packed = _narrowing(folded, tokens, keys, quick)
     library, count, values = native().library, len(folded), keys.values
-    source, tokens, error = folded.float().contiguous(), _tokens(routing_mask), error.tolist()
+    source, error = folded.float().contiguous(), error.tolist()
     between_error = packed.error.tolist() if packed else error
     offsets, doc_ids = offsets.long().contiguous(), doc_ids.long().contiguous()
     seen = None if visible is None else visible.contiguous().view(torch.uint8)
@@ -213,7 +226,7 @@ def best_documents(
     return place, ids, best, sum(rescored)
 
 
-def _narrowing(folded: Tensor, routing_mask: Tensor, keys: Keys, read: Keys) -> _Packed | None:
+def _narrowing(folded: Tensor, tokens: list[np.ndarray], keys: Keys, read: Keys) -> _Packed | None:
     """Queries for a pass between a first one of int8 and exact scores, at less than what those cost; None if there is none.
 
     Listed keys are multiplied in bfloat16, to which queries are rounded less than to int8.
@@ -221,7 +234,7 @@ def _narrowing(folded: Tensor, routing_mask: Tensor, keys: Keys, read: Keys) -> 
     if read.values.dtype != torch.int8:
         return None
     variant = variants(torch.empty(0, keys.values.shape[1], dtype=torch.bfloat16))[0]
-    return None if variant == "tiles" else _Packed(folded, routing_mask, keys, torch.bfloat16, variant)
+    return None if variant == "tiles" else _Packed(folded, tokens, keys, torch.bfloat16, variant)
 
 
 def _in_threads(part: Callable[[int, int], None], count: int, least: int) -> None:
@@ -229,13 +242,20 @@ def _in_threads(part: Callable[[int, int], None], count: int, least: int) -> Non
     parts = max(1, min(torch.get_num_threads(), count // least))
     size = -(-count // parts)
     ranges = [(start, min(start + size, count)) for start in range(0, count, size or 1)]
-    threads = [Thread(target=part, args=bounds) for bounds in ranges[1:]]
-    for thread in threads:
-        thread.start()
+    others = [_pool(parts - 1).submit(part, *bounds) for bounds in ranges[1:]]
     if ranges:
         part(*ranges[0])
-    for thread in threads:
-        thread.join()
+    for other in others:
+        other.result()
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that stay: to start one costs as much as a thousand chunks."""
+    return ThreadPoolExecutor(threads, "routing")
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
 
 
 def _tile_dtype(stored: torch.dtype) -> torch.dtype:

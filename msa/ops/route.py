@@ -9,6 +9,7 @@ Shape legend: Q questions, M tokens of a question, T chunks of a part, N documen
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Part:
         if self.quick.norm is None or self.keys.norm is None:
             raise ValueError("keys without `norm`: no error of a score could be proven; see Keys.measured")
 
-    @property
+    @cached_property
     def stored(self) -> Keys:
         """``keys`` as what scores are measured by: how far they are from what they were made of no longer counts."""
         return replace(self.keys, error=0.0)
@@ -92,22 +93,22 @@ def route(
         folded: folded routing queries [Q, M, W]; routing_mask: tokens that take part [Q, M].
         implementation: see :func:`msa.ops.dispatch.choose`.
     """
-    folded = folded.detach()
-    nobody = torch.full((len(folded), k), -1, dtype=torch.long, device=folded.device)
-    best = Winners(torch.full(nobody.shape, -torch.inf, device=folded.device), nobody, nobody, nobody)
-    for number, part in enumerate(parts):
-        device = part.quick.values.device
-        here = folded.to(device), routing_mask.to(device)
-        least = best.scores[:, -1].tolist() if k else []  # what scores less is not among the best of all parts
-        if k and dispatch.settles(part.quick, part.stored, implementation):
-            *found, count = cpu.best_documents(
-                *here, part.stored, part.quick, part.offsets, part.doc_ids, k, part.visible, least
-            )
+    folded, best = folded.detach(), None
+    for number, part in enumerate(parts if k else []):
+        stored, quick = part.stored, part.quick
+        here = folded.to(quick.values.device), routing_mask.to(quick.values.device)
+        # what scores less is not among the best of all parts
+        least = [-torch.inf] * len(folded) if best is None else best.scores[:, -1].tolist()
+        if dispatch.settles(quick, stored, implementation):
+            *found, count = cpu.best_documents(*here, stored, quick, part.offsets, part.doc_ids, k, part.visible, least)
         else:
             *found, count = _best_documents(part, *here, k, least, implementation)
         place, doc_ids, scores = (tensor.to(folded.device) for tensor in found)
         winners = Winners(scores, doc_ids, torch.where(place < 0, -1, number), place, count)
-        best = winners if len(parts) == 1 else Winners.best([best, winners], k)
+        best = winners if best is None else Winners.best([best, winners], k)
+    if best is None:
+        nobody = torch.full((len(folded), k), -1, dtype=torch.long, device=folded.device)
+        best = Winners(torch.full(nobody.shape, -torch.inf, device=folded.device), nobody, nobody, nobody)
     return best
 
 

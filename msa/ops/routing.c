@@ -386,24 +386,34 @@ static WIDE float exact_score(const Settle *s, int64_t chunk, double *key) {
     return (float)best;
 }
 
+/* The chunks behind `chunk` that reach `floor`, at most `room` of them (16 at least), into `list`; the others are dropped. Returns how many,
+ * and in `chunk` where to go on. */
+static WIDE int64_t reaching(const Settle *s, float floor, int64_t *chunk, int64_t *list, int64_t room) {
+    const __m512 nothing = _mm512_set1_ps(-__builtin_inff()), least = _mm512_set1_ps(floor);
+    int64_t listed = 0;
+    for (; *chunk < s->chunks && listed + 16 <= room; *chunk += 16) {
+        const __mmask16 some = s->chunks - *chunk < 16 ? (1 << (s->chunks - *chunk)) - 1 : 0xFFFF;
+        const __mmask16 high = _mm512_mask_cmp_ps_mask(some, _mm512_mask_loadu_ps(nothing, some, s->scores + *chunk), least, _CMP_GE_OQ);
+        _mm512_mask_storeu_ps(s->scores + *chunk, some & ~high, nothing);
+        for (int left = high; left; left &= left - 1) list[listed++] = *chunk + __builtin_ctz(left);
+    }
+    return listed;
+}
+
 /* Scores again every chunk that reaches `floor`, in place, and drops the others. Returns how many there were. */
 static int64_t score_again(const Settle *s, float floor, int between, double *key) {
-    int64_t list[AGAIN], listed = 0, all = 0;
+    int64_t list[AGAIN], all = 0;
     float got[AGAIN];
-    for (int64_t chunk = 0; chunk <= s->chunks; chunk++) {
-        if (listed == AGAIN || chunk == s->chunks) {
-            if (between && listed) {
-                Routing part = *s->routing;
-                part.rows = list, part.first = 0, part.last = listed, part.out = got, part.out_stride = AGAIN;
-                for (int64_t i = 0; i < listed; i++) got[i] = -__builtin_inff();
-                s->between(&part);
-            }
-            for (int64_t i = 0; i < listed; i++) s->scores[list[i]] = between ? got[i] : exact_score(s, list[i], key);
-            all += listed, listed = 0;
-            if (chunk == s->chunks) break;
+    for (int64_t chunk = 0; chunk < s->chunks;) {
+        const int64_t listed = reaching(s, floor, &chunk, list, AGAIN);
+        if (between && listed) {
+            Routing part = *s->routing;
+            part.rows = list, part.first = 0, part.last = listed, part.out = got, part.out_stride = AGAIN;
+            for (int64_t i = 0; i < listed; i++) got[i] = -__builtin_inff();
+            s->between(&part);
         }
-        if (s->scores[chunk] >= floor) list[listed++] = chunk;
-        else s->scores[chunk] = -__builtin_inff();
+        for (int64_t i = 0; i < listed; i++) s->scores[list[i]] = between ? got[i] : exact_score(s, list[i], key);
+        all += listed;
     }
     return all;
 }

@@ -47,6 +47,13 @@ def test_the_split_is_one_corpus_of_unique_ids_whose_gold_is_the_documents_asked
         assert texts[gold].startswith(question.text) and question.overlay_id is None
 
 
+def test_some_banks_alone_have_their_own_questions(tuned: Workplace) -> None:
+    split = read_tuning(tuned.paths.samples("tuning"), 12, first_banks=1)
+    held = {document.doc_id for document in split.documents}
+    assert len(held) == 20 and len(split.questions) == 6
+    assert all(set(split.gold[question.question_id]) <= held for question in split.questions)
+
+
 def test_measures_are_means_over_questions(tuned: Workplace) -> None:
     split = read_tuning(tuned.paths.samples("tuning"), 2)
     first, second = (question.question_id for question in split.questions)

@@ -25,7 +25,7 @@ def test_every_way_to_route_finds_the_same_documents(questions, tokens, chunks):
     true = reference.chunk_scores(task.folded.double(), torch.ones(questions, tokens, dtype=torch.bool), task.keys)
     best = reference.document_scores(true, task.offsets).topk(16).indices
     ways = {name: make for name, make in peers.ways(task, 1).items() if name[0] != "compiled" and "int8" not in name}
-    assert {name[0] for name in ways} == {"eager", "folded", "faiss", "ours"}
+    assert {name[0] for name in ways} == {"eager", "folded", "faiss", "first_pass", "ours"}
     for (peer, dtype), make in ways.items():
         found = make()()
         assert found.shape == (questions, 16)
@@ -66,7 +66,7 @@ def test_a_row_holds_every_column_and_ceilings_are_this_machines(monkeypatch):
         rows = measure.measure(Cell("16K", 32, 1, "cold"), {("compiled", "bfloat16"), ("compiled", "float32"), ("compiled", "int8")}, options)
     finally:
         torch.set_num_threads(threads)
-    assert {row["peer"] for row in rows} == {"eager", "ours", "folded"}
+    assert {row["peer"] for row in rows} == {"eager", "first_pass", "folded", "ours"}
     for row in rows:
         assert set(row) == set(COLUMNS) and row["status"] == "ok" and 1 <= row["n"] <= 3
         assert 0 < row["median_s"] <= row["p90_s"] and row["bandwidth_bytes_per_s"] > 1e6
