@@ -118,6 +118,19 @@ def test_the_tiny_profile_is_planned_from_a_clean_tree(run_plan: Callable) -> No
     assert held[-1] == pytest.approx(held[-2] * 1_000_000 / 524_288, rel=0.05)
 
 
+def test_reranking_costs_its_pairs_and_fusing_what_dense_retrieval_does(tmp_path: Path) -> None:
+    made = Planner(load("tiny"), Paths.of("tiny", tmp_path))
+    work = made.workload("rag_dense", "scaling_facts", "1M")
+    stages = {name: made.cell(name, work, "float32").stages for name in ("rag_dense", "rag_hybrid", "rag_rerank")}
+    assert {name: cost.flops for name, cost in stages["rag_hybrid"].items()} == {
+        name: cost.flops for name, cost in stages["rag_dense"].items()
+    }
+    asked = made.experiment.systems["rag_rerank"].params["candidates"] * work.questions
+    layers = 2 * 4 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 384)  # FLOPs a token of four layers' matrices, at least
+    pairs = asked * (work.document_tokens + work.question_tokens) * layers
+    assert pairs < stages["rag_rerank"]["rerank"].flops < 2 * pairs
+
+
 @pytest.mark.parametrize("profile", ["tiny", "tiny_100m", "small", "paper"])
 def test_a_plan_fits_one_screen(run_plan: Callable, profile: str) -> None:
     output = run_plan("--profile", profile)[1]
