@@ -18,12 +18,15 @@ from msa.config import ModelConfig
 from msa.plan import Cost, Documents, Storage
 
 RECORD_BYTES = 20  # of a document in a corpus's columns, beside its text
+TEXT_COPIES = 3  # of a corpus's columns at most, while it is read (measured)
 TOKENISED_BYTES = 140  # of a token between tokenizer and model: Python's lists, and what the tokenizer keeps (measured)
 TEMPLATE_TOKENS = 5  # head and tail around a question
 CITATION_TOKENS = 8  # `[123456]` and the end of a citation
 SCAN_TILE = 2048  # chunks that are scored at once (msa.keys.Scan)
 CACHE_COPIES = 2  # a session of some rows copies the cache of the whole one
 READER_BATCH_TOKENS = 16384  # padded prompt tokens that the common reader reads at once (msa.reader)
+PAIR_BATCH_TOKENS = 4096  # padded tokens that the reranker reads at once (msa.likelihood)
+LOGIT_BYTES = 10  # of one in bfloat16, in float32 and as a logarithm
 READ_DOCUMENTS = {"closed_book": 0, "oracle": 1, "bm25": 5, "dense": 5, "hybrid": 5, "rerank": 5}  # where `read_k` does not say
 
 
@@ -78,8 +81,8 @@ def weights(config: ModelConfig, dtype: str) -> Part:
 
 
 def texts(*held: Documents) -> Part:
-    """Corpora as the drivers hold them: columns of text, ids and lengths."""
-    return Part("texts", sum(documents.text_bytes + RECORD_BYTES * len(documents) for documents in held), "host")
+    """Corpora as the drivers read them: columns of text, ids and lengths."""
+    return Part("texts", TEXT_COPIES * sum(documents.text_bytes + RECORD_BYTES * len(documents) for documents in held), "host")
 
 
 def msa_cell(spec: SystemSpec, index: IndexSpec, config: ModelConfig, work: Workload, dtype: str) -> Estimate:
@@ -126,7 +129,7 @@ def msa_cell(spec: SystemSpec, index: IndexSpec, config: ModelConfig, work: Work
     # each document of the overlays by itself, and those of a batch joined
     overlays = 2 * sum(plan.bank_bytes(config, work.overlay, storage).values())
     bank = bank_parts(config, work.base, storage, -(-work.base.tokens // stored.segment_tokens))
-    others = (Part("overlays", overlays, "device"), Part("work", batch * busy, "device"), texts(work.base, work.overlay))
+    others = (Part("overlays", overlays, "device"), Part("work", batch * busy, "device"), texts(work.corpus or work.base, work.overlay))
     return Estimate((weights(config, dtype), *bank, *others), stages)
 
 
@@ -198,7 +201,7 @@ def reading_cell(
     }
     cache = plan.cache_bytes(config, prompt_tokens + work.answer_tokens, 0, dtype)
     busy = plan.activation_bytes(config, prompt_tokens, dtype) + CACHE_COPIES * cache
-    parts = (weights(config, dtype), Part("work", batch * busy, "device"), texts(work.base, work.overlay))
+    parts = (weights(config, dtype), Part("work", batch * busy, "device"), texts(work.corpus or work.base, work.overlay))
     return Estimate(parts, stages)
 
 
@@ -213,8 +216,10 @@ def retrieved_cell(
     if reranker is not None:
         where = f"systems.yaml: params of kind '{spec.kind}'"
         pairs = work.questions * read_params(load_module(spec.kind, where).Params, spec.params, where).candidates
-        pair = plan.read_cost(reranker, work.document_tokens + work.question_tokens, logits=work.question_tokens)
-        held = (*made.parts, Part("reranker", plan.weight_bytes(reranker, dtype), "device"))
+        tokens = work.document_tokens + work.question_tokens
+        pair = plan.read_cost(reranker, tokens, logits=work.question_tokens)
+        logits = PAIR_BATCH_TOKENS * work.question_tokens / tokens * reranker.vocab_size * LOGIT_BYTES
+        held = (*made.parts, Part("reranker", plan.weight_bytes(reranker, dtype), "device"), Part("pair logits", logits, "device"))
         made = replace(made, parts=held, stages=made.stages | {"rerank": pair * pairs})
     if embedder is None:
         return made

@@ -127,7 +127,8 @@ def _indexes(planner: Planner) -> Iterator[Ran]:
         for corpus in corpora:
             if record := _record(planner.paths.index(index, corpus) / "index.json"):
                 made, kind = planner.index(index, [corpus], "float32"), planner.experiment.indexes[index].kind
-                yield Ran(f"{kind} index", f"{index} {corpus}", made, record["build_s"], record, index)
+                # rates are those of one thread
+                yield Ran(f"{kind} index", f"{index} {corpus}", made, record["build_s"] * record["threads"], record, index)
 
 
 def _cells(planner: Planner) -> Iterator[Ran]:
@@ -169,8 +170,9 @@ def _compare_row(planner: Planner, here: Hardware, items: list[Ran], rates: dict
     if kind != "training":
         memory = max(item.record["peak_host_bytes"] for item in items)
         yield Comparison(f"{kind}, peak memory", row, max(verdict.resident_bytes for verdict in verdicts), memory)
+    unit = "seconds of a thread" if kind.endswith("index") else "seconds"
     planned = sum(planner.seconds(item.made, here, rates) for item in items)
-    yield Comparison(f"{kind}, seconds", row, planned, sum(item.seconds for item in items))
+    yield Comparison(f"{kind}, {unit}", row, planned, sum(item.seconds for item in items))
 
 
 def routing_key_bytes(bank: Path) -> int:

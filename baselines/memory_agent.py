@@ -167,8 +167,11 @@ def estimate_cell(spec: SystemSpec, config: ModelConfig | None, work: Workload, 
     if config is None or work.questions < 1:
         return NOT_ESTIMATED
     params = read_params(Params, spec.params, "systems.yaml: params of kind 'memory_agent'")
-    calls = work.questions * (math.ceil(work.context_tokens / params.chunk_tokens) + 1)
+    each = math.ceil(work.context_tokens / params.chunk_tokens) + 1
     prompt = min(params.chunk_tokens, work.context_tokens) + params.memory_tokens + 2 * work.question_tokens
+    if work.prompt_tokens is not None:  # it ran: tokens are those of all calls of a question
+        prompt, work = work.prompt_tokens / each, replace(work, answer_tokens=work.answer_tokens / each)
+    calls = work.questions * each
     return reading_cell(config, replace(work, questions=calls), dtype, prompt, work.questions, calls)
 
 

@@ -28,7 +28,8 @@ class Workload:
 
     ``overlay`` holds the documents of all ``overlays``. ``question_tokens`` route; ``request_tokens`` ask for the answer
     behind fetched text. ``prompt_tokens`` is what the prompts of a question held in all its rounds, and ``longest_tokens``
-    the most that any question's did: known once it ran.
+    the most that any question's did: known once it ran. ``corpus`` is the whole tail, which every cell reads, however little
+    of it is its ``base``.
     ``fresh``: the system meets the overlays here first.
     """
 
@@ -44,6 +45,7 @@ class Workload:
     longest_tokens: float | None = None
     fresh: bool = True
     source: str = "assumed"  # assumed | prepared | ran
+    corpus: Documents | None = None
 
     @property
     def context_tokens(self) -> float:
@@ -92,7 +94,7 @@ def workload(experiment: Experiment, paths: Paths, system: str, task: str, conte
         tail = corpus_documents(experiment, paths, spec.corpus)
         found = replace(found, **_prepared(prepared, (prepared / "view.json").stat().st_mtime_ns, tail, paths.tokenizer))
     # heads recur from context to context, needles are planted anew
-    found = replace(found, fresh=context == experiment.profile.contexts[0] or "head_tokens" not in spec.params)
+    found = replace(found, corpus=corpus_documents(experiment, paths, spec.corpus), fresh=context == experiment.profile.contexts[0] or "head_tokens" not in spec.params)
     ran = [paths.cell(system, task, context, seed) / "predictions.jsonl" for seed in experiment.profile.seeds]
     return next((_ran(found, path) for path in ran if path.exists() and path.stat().st_size), found)
 
