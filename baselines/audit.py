@@ -78,6 +78,8 @@ def _read(
     system: System, question: Question, answer: Answer, view: CorpusView, base: dict[int, Document]
 ) -> list[Document]:
     """The documents whose text the answer was read from; some of them, spread evenly, where that is the whole memory."""
+    if system.reads_notes:
+        return []
     if system.reads_everything:
         found = list(view.documents(question))
         return found[:: max(1, -(-len(found) // MOST_DOCUMENTS))]

@@ -66,6 +66,7 @@ class System(ABC):
 
     max_context_tokens: int | None = None  # above it a cell is `unsupported_context` without a try
     reads_everything: bool = False  # its prompts hold the text of the whole memory, which their audit looks for
+    reads_notes: bool = False  # its prompts hold what it wrote itself, not the text of documents that it cites
 
     def check_context(self, context_tokens: int) -> None:
         """Raise `unsupported_context` where the system states a limit below a context."""

@@ -101,6 +101,8 @@ def sections(documents: Iterable[Document], params: Params) -> Iterator[str]:
 class MemoryAgent(System):
     """Refuses a cell whose planned time, at the speed of its own first chunks or of the last cell, passes the profile's limit."""
 
+    reads_notes = True
+
     def __init__(self, params: Params, resources: Resources) -> None:
         self.params = params
         self.reader = open_reader(resources.model, resources.threads)
@@ -152,6 +154,7 @@ class MemoryAgent(System):
                 first_token_s=trace.seconds + generation.first_token_s,
                 total_s=trace.seconds + generation.total_s,
                 truncated=generation.truncated,
+                prompt=generation.prompt,
                 stage_s={
                     "memory": trace.seconds,
                     "read": generation.first_token_s,

@@ -225,6 +225,8 @@ def _holds(text: str, name: str) -> bool:
 class MemoryStore(ReadingSystem):
     """Extracts from a document once; an overlay's store is made when first asked."""
 
+    reads_notes = True
+
     def __init__(self, params: Params, resources: Resources) -> None:
         super().__init__(resources)
         self.params = params

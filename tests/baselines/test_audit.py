@@ -135,8 +135,18 @@ def test_every_cell_keeps_a_sample_and_its_outcome(workplace: Workplace) -> None
 def test_a_system_that_reads_everything_is_held_to_it(reader) -> None:
     view = CorpusView(DOCUMENTS, {})
     (whole,), (cut,) = reader.answer_shared(DOCUMENTS, [QUESTION]), reader.answer_shared(DOCUMENTS[:2], [QUESTION])
-    system = SimpleNamespace(reader=reader, reads_everything=True)
+    system = SimpleNamespace(reader=reader, reads_everything=True, reads_notes=False)
     for generation, problems in ((whole, []), (cut, [audit.DOCUMENT])):
         (row,) = audit.audit(system, [QUESTION], [read_answer(QUESTION, Selection([]), generation)], view)
         assert row["problems"] == problems and row["first_tokens"][0] == "<|im_start|>"
         assert row["prompt_tokens"] == generation.input_tokens
+
+
+def test_notes_stand_in_for_the_documents_that_a_system_cites(reader) -> None:
+    view = CorpusView(DOCUMENTS, {})
+    (generation,) = reader.answer([([Document(0, "what was written down", 4)], QUESTION)])
+    cited = Selection([DOCUMENTS[0]])
+    for reads_notes, problems in ((True, []), (False, [audit.DOCUMENT])):
+        system = SimpleNamespace(reader=reader, reads_everything=False, reads_notes=reads_notes)
+        (row,) = audit.audit(system, [QUESTION], [read_answer(QUESTION, cited, generation)], view)
+        assert row["problems"] == problems
