@@ -12,6 +12,9 @@ from reports.evidence import NEEDLE_MEAN, NOT_MEASURED, Evidence
 from reports.expected import MET, MISSED, OPEN, Outcome
 from reports.statistics import STATISTICS, loss
 
+HEADLINED = ("scaling", "ruler", "multihop")  # kinds of tasks with a tile of their own
+ABSENT = "its tasks are not in this profile"
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -90,6 +93,22 @@ def _interleave(evidence: Evidence, reference: dict[str, Any], task: str) -> Til
     return Tile("Two-hop, with / without interleave", "–", NOT_MEASURED)
 
 
+def scores(evidence: Evidence) -> list[str]:
+    """A line for each task and system at the largest context: its metric with interval, and what of the gold it found."""
+    lines, context = [], evidence.experiment.profile.contexts[-1]
+    for task in evidence.experiment.profile.tasks:
+        spec = evidence.experiment.tasks[task]
+        for system in evidence.experiment.profile.systems:
+            row = evidence.point(system, task, context)
+            if row is None:
+                continue
+            found = [evidence.point(system, task, context, metric) for metric in evidence.recalls(system, task)]
+            recall = f"; {found[0]['metric']} {found[0]['value']:.2f}" if found and found[0] else ""
+            interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
+            lines.append(f"  {spec.title:<46} {system:<12} {spec.metric} {row['value']:.3f} {interval}, n = {row['n']}{recall}")
+    return lines
+
+
 def text(
     evidence: Evidence, reference: dict[str, Any], findings: list[Finding], outcomes: list[Outcome], page: Path
 ) -> str:
@@ -98,8 +117,15 @@ def text(
     for tile in tiles(evidence, reference):
         lines.append(f"  {tile.label:<52} {tile.value}")
         lines.append(f"  {'':<52} {tile.detail}")
+    if not any(evidence.tasks_of_kind(kind) for kind in HEADLINED):
+        lines += ["", *scores(evidence)]
+    absent = [finding for finding in findings if finding.remark.endswith(ABSENT)]
     lines += ["", "Published claims (verdicts from 95 % intervals)"]
+    if absent:
+        lines.append(f"  {len(absent)} of {len(findings)} need tasks that this profile has not")
     for finding in findings:
+        if finding in absent:
+            continue
         measured = (
             f"{show(finding.measured, finding.claim.unit)} {finding.where}" if finding.measured else finding.remark
         )

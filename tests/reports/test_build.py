@@ -15,7 +15,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.records import Answer
-from reports import plotting, tables
+from reports import headline, plotting, tables
 from reports.build import build
 from reports.claims import read_reference
 from reports.diagnosis import cause, diagnose, routed_share
@@ -156,6 +156,17 @@ def test_a_profile_of_one_task_and_one_context(new_tree: Callable) -> None:
     )
     tree.grow()
     assert "MSA, scaling task at 16K" in build(tree.evidence())
+
+
+def test_tasks_without_a_headline_of_their_own_are_listed(new_tree: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = new_tree(tasks={"scaling_facts": 32}, contexts=["16K"], systems=["msa", "rag_bm25"])
+    tree.grow()
+    assert "n = 32" not in build(tree.evidence())
+    monkeypatch.setattr(headline, "HEADLINED", ())
+    lines = [line.split() for line in build(tree.evidence()).splitlines() if "n = 32" in line]
+    assert [line[line.index("contains") - 1] for line in lines] == ["msa", "rag_bm25"]
+    value, low = (lines[0][lines[0].index("contains") + place].strip("[,") for place in (1, 2))
+    assert 0 <= float(low) <= float(value) <= 1
 
 
 def test_a_profile_without_msa(new_tree: Callable) -> None:
