@@ -94,18 +94,19 @@ def _interleave(evidence: Evidence, reference: dict[str, Any], task: str) -> Til
 
 
 def scores(evidence: Evidence) -> list[str]:
-    """A line for each task and system at the largest context: its metric with interval, and what of the gold it found."""
-    lines, context = [], evidence.experiment.profile.contexts[-1]
+    """A line for each task and system at its largest context: its metric with interval, and what of the gold it found."""
+    lines, contexts = [], evidence.experiment.profile.contexts
     for task in evidence.experiment.profile.tasks:
         spec = evidence.experiment.tasks[task]
         for system in evidence.experiment.profile.systems:
-            row = evidence.point(system, task, context)
+            row = next((row for context in reversed(contexts) if (row := evidence.point(system, task, context))), None)
             if row is None:
                 continue
-            found = [evidence.point(system, task, context, metric) for metric in evidence.recalls(system, task)]
+            where = f" at {row['context']}" if len(contexts) > 1 else ""
+            found = [evidence.point(system, task, row["context"], metric) for metric in evidence.recalls(system, task)]
             recall = f"; {found[0]['metric']} {found[0]['value']:.2f}" if found and found[0] else ""
             interval = f"[{row['low']:.3f}, {row['high']:.3f}]"
-            lines.append(f"  {spec.title:<46} {system:<12} {spec.metric} {row['value']:.3f} {interval}, n = {row['n']}{recall}")
+            lines.append(f"  {spec.title + where:<50} {system:<12} {spec.metric} {row['value']:.3f} {interval}, n = {row['n']}{recall}")
     return lines
 
 

@@ -25,7 +25,7 @@ TEXT_ENDINGS = (".txt", ".md", ".rst", ".html", ".htm", ".xhtml", ".info", ".dic
 MIN_LETTERS = 4  # an answer of one word with fewer characters stands in too much text to be looked for
 GET_MORE = (
     "put more prose there: apt-get download PACKAGE && dpkg -x PACKAGE_*.deb {place}/PACKAGE, for documentation packages"
-    " such as anarchism, dict-gcide, linux-doc, rust-doc, ghc-doc, python3-doc"
+    " such as anarchism, dict-gcide, linux-doc-6.1, rust-doc, ghc-doc, python3.11-doc"
 )
 BLOCK_CHARACTERS = 20_000  # of a long text that are cut at a time: a dictionary is one file
 BATCH = 256  # texts held at a time: a page of documentation may be long
