@@ -4,7 +4,7 @@
 
 An entry's ``search`` maps parameters to the values to try; every combination answers the same questions of the training set
 that the profile's samples call ``tuning`` (names of the training split, a seed of its own, listed by no model). Its banks make
-one corpus, the first two of them for a system that reads all of it for every question. Writes _tuning/{system}.json, which the report shows; the entry's own values stay what a person writes there.
+one corpus; a system that reads all of it for every question gets the first two and sixteen questions. Writes _tuning/{system}.json, which the report shows; the entry's own values stay what a person writes there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from configs.records import Answer, CorpusView, Document, Question
 from configs.tables import read_table, write_json, write_table
 
 SPLIT = "tuning"
-FEW_BANKS = 2  # for a kind whose module says READS_ALL
+FEW_BANKS, FEW_QUESTIONS = 2, 16  # for a kind whose module says READS_ALL
 MAX_NEW_TOKENS = 64
 SEED = 0
 
@@ -80,7 +80,8 @@ def tune(experiment: Experiment, paths: Paths, system: str, count: int, threads:
         raise UserError(f"systems.yaml: systems: {system}: nothing to tune; add `search:` with parameters and values")
     race = Race(experiment, paths, system, next(iter(experiment.profile.tasks)), threads)
     module = load_module(spec.kind, f"systems.yaml: systems: {system}")
-    split = read_tuning(paths.samples(SPLIT), count, FEW_BANKS if getattr(module, "READS_ALL", False) else None)
+    few = getattr(module, "READS_ALL", False)
+    split = read_tuning(paths.samples(SPLIT), min(count, FEW_QUESTIONS) if few else count, FEW_BANKS if few else None)
     view = CorpusView(split.documents, {})
     rows = []
     with TemporaryDirectory() as folder:
