@@ -18,6 +18,7 @@ from torch import Tensor
 from msa import router
 from msa.keys import Keys
 from msa.ops import cpu, dispatch, reference
+from msa.ops.order import DocumentOrder, document_order
 from msa.ops.route import Part, route
 
 HEADS, GROUPS, HEAD_DIM, K = 32, 8, 128, 16  # of the paper's model
@@ -128,19 +129,24 @@ def ours(task: Task, dtype: str, first: str | None = None, implementation: str |
     quick = Keys.store(kept.exact(), first) if first else None
     ids, query = torch.arange(len(task.offsets) - 1, device=device), task.folded
     mask = torch.ones(query.shape[:2], dtype=torch.bool, device=device)
-    part = Part(kept, task.offsets, ids, None, quick)
+    part = Part(kept, task.offsets, ids, None, quick, _order(ids))
     return lambda: route(query, mask, [part], K, implementation=implementation).place
+
+
+def _order(ids: Tensor) -> DocumentOrder | None:
+    """Made once a bank, as the engine does where a GPU wants it."""
+    return document_order(ids) if ids.device.type == "cuda" else None
 
 
 def first_pass(task: Task, dtype: str) -> Peer:
     """(e) without its exact scores: rounded as the other peers are, and no more."""
     kept, query = task.stored(dtype), task.folded
     ids = torch.arange(len(task.offsets) - 1, device=query.device)
-    mask = torch.ones(query.shape[:2], dtype=torch.bool, device=query.device)
+    mask, order = torch.ones(query.shape[:2], dtype=torch.bool, device=query.device), _order(ids)
 
     def run() -> Tensor:
         scores, _ = dispatch.scores_with_error(query, mask, kept)
-        return dispatch.top_documents(scores, task.offsets, ids, K)[0]
+        return dispatch.top_documents(scores, task.offsets, ids, K, order=order)[0]
 
     return run
 
