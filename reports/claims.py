@@ -25,6 +25,7 @@ from reports.summarise import POINTS
 
 REFERENCE = Path(__file__).parent / "reference.yaml"
 INCONCLUSIVE = "inconclusive"
+NO_TASKS = "its tasks are not in this profile"  # a finding's remark
 EXACT = ("reproduced", "not reproduced")
 MINIATURE = ("holds in miniature", "does not hold in miniature")
 UNITS = {"loss": " %", "gain": " %", "difference": " points", "ratio": " x", "slope": ""}
@@ -62,11 +63,6 @@ class Claim:
     bound_source: str
     above: float | None = None
     at_most: float | None = None
-
-    @property
-    def sides(self) -> dict[str, Side]:
-        """Both sides by name."""
-        return {"first": self.first, "second": self.second}
 
     @property
     def unit(self) -> str:
@@ -114,8 +110,8 @@ def read_reference(path: Path = REFERENCE, systems: Sequence[str] = ()) -> dict[
             raise UserError(f"{where}: needs one of the keys 'above' and 'at_most'")
         if claim.statistic not in UNITS:
             raise UserError(f"{where}: statistic: unknown name '{claim.statistic}' (known: {', '.join(UNITS)})")
-        sides = {key: replace(side, system=roles.get(side.system, side.system)) for key, side in claim.sides.items()}
-        claims[name] = replace(claim, **sides)
+        first, second = (replace(side, system=roles.get(side.system, side.system)) for side in (claim.first, claim.second))
+        claims[name] = replace(claim, first=first, second=second)
     return {**reference, "roles": roles, "claims": claims}
 
 
@@ -226,7 +222,7 @@ def _where(claim: Claim, contexts: tuple[str, str]) -> str:
 def _remark(evidence: Evidence, claim: Claim, tasks: list[str], contexts: tuple[str, str], metric: str) -> str:
     """Why there is no number, and for a claim over memory sizes the range that was measured instead."""
     if not tasks:
-        return "its tasks are not in this profile"
+        return NO_TASKS
     profile = evidence.experiment.profile
     if claim.first.system == claim.second.system:
         tokens = evidence.experiment.contexts

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from reports import cells
-from reports.claims import Finding, show
+from reports.claims import NO_TASKS, Finding, show
 from reports.evidence import NEEDLE_MEAN, NOT_MEASURED, Evidence
 from reports.expected import MET, MISSED, OPEN, Outcome
 from reports.statistics import STATISTICS, loss
 
 HEADLINED = ("scaling", "ruler", "multihop")  # kinds of tasks with a tile of their own
-ABSENT = "its tasks are not in this profile"
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def text(
         lines.append(f"  {'':<52} {tile.detail}")
     if not any(evidence.tasks_of_kind(kind) for kind in HEADLINED):
         lines += ["", *scores(evidence)]
-    absent = [finding for finding in findings if finding.remark.endswith(ABSENT)]
+    absent = [finding for finding in findings if finding.remark == NO_TASKS]
     lines += ["", "Published claims (verdicts from 95 % intervals)"]
     if absent:
         lines.append(f"  {len(absent)} of {len(findings)} need tasks that this profile has not")

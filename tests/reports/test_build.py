@@ -183,6 +183,7 @@ def test_without_a_summary_the_mend_is_named(new_tree: Callable) -> None:
         build(Evidence.read("toy", tree.root, tree.configs))
 
 
+@pytest.mark.usefixtures("evidence")
 def test_the_command_prints_and_help_has_an_example(grown) -> None:
     arguments = ["--profile", "toy", "--results", str(grown.root), "--configs", str(grown.configs), "--print"]
     done = subprocess.run([sys.executable, "-m", "reports.build", *arguments], capture_output=True, text=True)
