@@ -7,10 +7,13 @@ message for each chunk with instruction, problem, memory and section, whose repl
 closing think tag, replaces the memory; one more call that answers from problem and memory. Calls of a question are
 sequential, ceil(T / chunk) + 1 of them (``Answer.rounds``), and all their tokens count. Questions advance side by side.
 
-Changed: the messages are worded here, and name the problem again behind the section (configs.prompts.memory_update).
-Decoding is as the model's entry says: greedy for models of this project (published: temperature 0.7, top-p 0.95). The last call is
-the common reader's with the memory as its one document, so that its answer continues the question's answer prefix and is
-extracted as every system's is (published: the text behind the last "the answer is"). Tokens are those of the corpus's
+``released_messages`` sends the released messages to the letter, and takes the text behind the last "the answer is" as the
+answer (none: an empty answer, which is wrong), which RL-MemoryAgent-14B needs.
+
+Changed: without it the messages are shorter, and name the problem again behind the section (configs.prompts.memory_update); the
+last call is then the common reader's with the memory as its one document, so that its answer continues the question's answer
+prefix and is extracted as every system's is. Decoding is as the model's entry says: greedy for models of this project
+(published: temperature 0.7, top-p 0.95). Tokens are those of the corpus's
 tokenizer, and a chunk ends between words; ``whole_documents`` ends it between documents, which a small model that reads a few
 hundred tokens at a time needs: a needle cut in two is lost to it. The model of the tiny profile learns the protocol from
 supervised traces (msa.traces) in place of reinforcement learning.
@@ -49,6 +52,7 @@ class Params:
     chunk_tokens: int = 5000
     memory_tokens: int = 1024
     whole_documents: bool = False
+    released_messages: bool = False
 
     def __post_init__(self) -> None:
         if self.chunk_tokens < 1 or self.memory_tokens < 1:
@@ -137,13 +141,24 @@ class MemoryAgent(System):
         return answers
 
     def _read(self, step: int, pairs: list[tuple[Question, Trace]]) -> None:
-        messages = [prompts.memory_update(question.text, trace.memory, trace.sections[step]) for question, trace in pairs]
+        wording = prompts.MEMAGENT_UPDATE.format if self.params.released_messages else prompts.memory_update
+        messages = [
+            wording(problem=question.text, memory=trace.memory, section=trace.sections[step]) for question, trace in pairs
+        ]
         replies = self.reader.generate(messages, self.params.memory_tokens)
         for (_, trace), reply in zip(pairs, replies, strict=True):
             trace.take(reply)
 
     def _answers(self, questions: list[Question], traces: list[Trace]) -> list[Answer]:
-        pairs = [([Document(0, trace.memory, 0)], question) for question, trace in zip(questions, traces, strict=True)]
+        if self.params.released_messages:
+            messages = [
+                prompts.MEMAGENT_ANSWER.format(problem=question.text, memory=trace.memory)
+                for question, trace in zip(questions, traces, strict=True)
+            ]
+            replies = [_extracted(reply) for reply in self.reader.generate(messages, self.params.memory_tokens)]
+        else:
+            pairs = [([Document(0, trace.memory, 0)], question) for question, trace in zip(questions, traces, strict=True)]
+            replies = self.reader.answer(pairs)
         return [
             Answer(
                 question.question_id,
@@ -161,8 +176,14 @@ class MemoryAgent(System):
                     "decode": generation.total_s - generation.first_token_s,
                 },
             )
-            for question, trace, generation in zip(questions, traces, self.reader.answer(pairs), strict=True)
+            for question, trace, generation in zip(questions, traces, replies, strict=True)
         ]
+
+
+def _extracted(reply: Generation) -> Generation:
+    """A reply of the released model, its answer as text: what follows the last "the answer is", without asterisks."""
+    _, mark, text = reply.text.rsplit(THINK_END, 1)[-1].replace("*", "").rpartition(prompts.MEMAGENT_ANSWER_MARK)
+    return replace(reply, text=text.strip().strip(".").strip() if mark else "")
 
 
 def estimate_cell(spec: SystemSpec, config: ModelConfig | None, work: Workload, dtype: str) -> Estimate:

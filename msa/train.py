@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from configs import prompts
 from configs.errors import UserError, run_command
 from configs.load import DIRECTORY, ModelSpec, build, load
 from configs.paths import Paths
@@ -393,7 +394,7 @@ class Trainer:
 class Resume:
     """The state of an unfinished training, beside the model's directory: weights, optimiser states and the log.
 
-    A state saved under other params, samples, tokenizer or parent is not used.
+    A state saved under other params, samples, tokenizer, parent or code is not used.
     """
 
     def __init__(self, directory: Path, trainer: Trainer):
@@ -401,6 +402,7 @@ class Resume:
         inputs = [trainer.paths.tokenizer, *(trainer.paths.samples(name) / "samples.parquet" for name in trainer.sets)]
         if trainer.parent:
             inputs.append(trainer.paths.model(trainer.parent) / "model.safetensors")
+        inputs += [Path(prompts.__file__), *sorted(Path(__file__).parent.glob("*.py"))]
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in inputs]
         self.identity = json.loads(json.dumps({"params": dataclasses.asdict(trainer.params), "inputs": digests}))
 

@@ -95,6 +95,32 @@ def test_the_first_message_has_no_memory_and_names_problem_memory_and_section_in
     assert places == sorted(places)
 
 
+def test_the_released_model_gets_its_own_messages_and_its_answer_is_what_follows_the_last_mark(monkeypatch) -> None:
+    replies = iter(["noted 7", "<think>so the answer is 3</think>The answer is 1; no, **the answer is 2.**", "noted 7", "It is 2."])
+    asked: list[tuple[str, int]] = []
+
+    def generate(self, messages: list[str], max_new_tokens: int) -> list[Generation]:
+        asked.extend((message, max_new_tokens) for message in messages)
+        return [Generation(next(replies), 10, 2, 0.5, 1.0) for _ in messages]
+
+    monkeypatch.setattr(NotingReader, "generate", generate)
+    view = CorpusView(words("one"), {})
+    answers = [agent(released_messages=True).answer([Question(name, "what?", "It is", 5)], view)[0] for name in "ab"]
+    assert [answer.text for answer in answers] == ["2", ""]
+    assert answers[0].rounds == 2 and answers[0].output_tokens == 4
+    update, final = asked[:2]
+    assert update == (
+        "You are presented with a problem, a section of an article that may contain the answer to the problem, and a previous"
+        " memory. Please read the provided section carefully and update the memory with the new information that helps to answer"
+        " the problem. Be sure to retain all relevant details from the previous memory while adding any new, useful information."
+        "\n\n<problem> \nwhat?\n</problem>\n\n<memory>\nNo previous memory\n</memory>\n\n<section>\nw x y one\n</section>\n\n"
+        "Updated memory:\n",
+        1024,
+    )
+    assert final[0].endswith("<problem> \nwhat?\n</problem>\n\n<memory>\nnoted 7\n</memory>\n\nYour answer:\n")
+    assert '"Therefore, the answer is (insert answer here)".' in final[0] and final[1] == 1024
+
+
 def test_a_cell_that_would_take_too_long_is_refused_with_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NotingReader, "delay_s", 0.01)
     view, questions = CorpusView(words(*map(str, range(60))), {}), [Question("a", "what?", "", 5)]

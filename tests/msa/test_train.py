@@ -72,13 +72,11 @@ def test_two_trainings_give_identical_weights(paths):
     assert {"phase", "tokens", "seconds", "loss", "lm_loss", "learning_rate"} <= log[0].keys()
 
 
-def test_an_interrupted_training_goes_on_to_the_same_weights(paths, monkeypatch):
+@pytest.fixture
+def interrupted(paths, monkeypatch):
+    """A training of four steps, stopped behind its third; its class, and the list of steps that run from then on."""
     Trainer("backbone", backbone(), paths).run()
-    Trainer("msa", msa(save_every=2), paths).run()
-    expected = weights(paths, "msa")
-    checkpoint_file = paths.model("msa") / "model.safetensors"
-    checkpoint_file.unlink()
-    step = Trainer.step
+    step, ran = Trainer.step, []
 
     def killed(self, number):
         if number == 3:
@@ -88,13 +86,26 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(paths, monkeypatch)
     monkeypatch.setattr(Trainer, "step", killed)
     with pytest.raises(KeyboardInterrupt):
         Trainer("msa", msa(save_every=2), paths).run()
-    assert not checkpoint_file.exists()
-    ran = []
+    assert not (paths.model("msa") / "model.safetensors").exists()
     monkeypatch.setattr(Trainer, "step", lambda self, number: ran.append(number) or step(self, number))
+    return ran
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(paths, interrupted):
     Trainer("msa", msa(save_every=2), paths).run()
-    assert ran == [2, 3]  # from the last saved step
-    assert all(torch.equal(expected[name], tensor) for name, tensor in weights(paths, "msa").items())
-    assert not list(checkpoint_file.parent.parent.glob(".*resume"))
+    assert interrupted == [2, 3]  # from the last saved step
+    resumed = weights(paths, "msa")
+    assert not list(paths.model("msa").parent.glob(".*resume"))
+    Trainer("msa", msa(save_every=2), paths).run()
+    assert interrupted == [2, 3, 0, 1, 2, 3]
+    assert all(torch.equal(resumed[name], tensor) for name, tensor in weights(paths, "msa").items())
+
+
+def test_a_state_saved_under_other_code_is_not_used(paths, interrupted, tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("# changed since\n")
+    monkeypatch.setattr("msa.train.__file__", str(tmp_path / "train.py"))
+    Trainer("msa", msa(save_every=2), paths).run()
+    assert interrupted == [0, 1, 2, 3]
 
 
 def test_routers_learn_from_the_auxiliary_loss_alone(paths):
