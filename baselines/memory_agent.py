@@ -41,7 +41,6 @@ from msa.config import ModelConfig
 
 PLANS_TIME = True  # a cell's status depends on the profile's limit
 READS_ALL = True  # for every question anew, so it is tuned on a few banks
-THINK_END = "</think>"
 PROBE_STEPS = 2  # chunks read before the speed is known; the first warms up
 
 
@@ -72,7 +71,7 @@ class Trace:
 
     def take(self, generation: Generation) -> None:
         """Let a reply replace the memory."""
-        self.memory = generation.text.rsplit(THINK_END, 1)[-1].strip()
+        self.memory = _said(generation)
         self.memories.append(self.memory)
         self.input_tokens += generation.input_tokens
         self.output_tokens += generation.output_tokens
@@ -180,9 +179,14 @@ class MemoryAgent(System):
         ]
 
 
+def _said(reply: Generation) -> str:
+    """A reply behind any closing think tag."""
+    return reply.text.rpartition(prompts.THINK_END)[2].strip()
+
+
 def _extracted(reply: Generation) -> Generation:
     """A reply of the released model, its answer as text: what follows the last "the answer is", without asterisks."""
-    _, mark, text = reply.text.rsplit(THINK_END, 1)[-1].replace("*", "").rpartition(prompts.MEMAGENT_ANSWER_MARK)
+    _, mark, text = _said(reply).replace("*", "").rpartition(prompts.MEMAGENT_ANSWER_MARK)
     return replace(reply, text=text.strip().strip(".").strip() if mark else "")
 
 

@@ -33,7 +33,6 @@ MATRIX, REPEATS = 1024, 5  # of the matrix rate's measurement
 FIXED_WORDS = 14_400
 # tokens of a training question, of a document in prose, of a bare one
 ROW_TOKENS, DOCUMENT_TOKENS, SENTENCE_TOKENS = 45, 85, 40
-MESSAGE_TOKENS = 80  # of a memory agent's instruction and two memories
 
 
 @dataclass(frozen=True)
@@ -220,9 +219,9 @@ def phase_tokens(phase: dict[str, Any], samples: dict[str, dict[str, Any]]) -> f
         return steps * rows * ((fewest + most) / 2 * document + phase.get("questions", 1) * ROW_TOKENS)
     if phase["objective"] == "ask":
         return steps * rows * (document + ROW_TOKENS / 2)
-    if phase["objective"] == "memory_agent":  # the problem stands in a message twice
+    if phase["objective"] == "memory_agent":  # each problem, with its memories
         fewest, most = phase.get("documents", (1, 4))
-        return steps * rows * ((fewest + most) / 2 * document + 2 * ROW_TOKENS + MESSAGE_TOKENS)
+        return steps * rows * ((fewest + most) / 2 * document + (1 + phase.get("questions", 1)) / 2 * ROW_TOKENS)
     # an answer's row has the documents of its chain behind the question
     share = phase.get("answer_share", 0.5) if phase["objective"] == "memory" else 0.0
     return steps * (sample.get("bank_tokens", 0) + rows * (ROW_TOKENS + share * (1.5 * document + ROW_TOKENS)))

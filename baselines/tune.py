@@ -4,7 +4,8 @@
 
 An entry's ``search`` maps parameters to the values to try; every combination answers the same questions of the training set
 that the profile's samples call ``tuning`` (names of the training split, a seed of its own, listed by no model). Its banks make
-one corpus; a system that reads all of it for every question gets the first two and sixteen questions. Writes _tuning/{system}.json, which the report shows; the entry's own values stay what a person writes there.
+one corpus. A system that reads all of it for every question is asked 32, each over its own bank alone, a bank of every task.
+Writes _tuning/{system}.json, which the report shows; the entry's own values stay what a person writes there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,47 +29,60 @@ from baselines.race import Race, spread
 from configs.errors import UserError, run_command
 from configs.load import DIRECTORY, Experiment, check_known, load
 from configs.paths import Paths
-from configs.records import Answer, CorpusView, Document, Question
+from configs.records import Answer, CorpusView, Document, Overlay, Question
 from configs.tables import read_table, write_json, write_table
 
 SPLIT = "tuning"
-FEW_BANKS, FEW_QUESTIONS = 2, 16  # for a kind whose module says READS_ALL
+FEW_QUESTIONS = 32  # for a kind whose module says READS_ALL
 MAX_NEW_TOKENS = 64
 SEED = 0
 
 
 @dataclass(frozen=True)
 class TuningSet:
-    """A corpus of all banks, questions over it, and each question's values and gold documents."""
+    """A corpus (the banks as one, or each bank an overlay of its own), questions over it, their values and gold documents."""
 
-    documents: list[Document]
+    view: CorpusView
     questions: list[Question]
     values: dict[str, list[str]]
     gold: dict[str, list[int]]
 
+    @property
+    def tokens(self) -> int:
+        """What a question's documents hold, on average."""
+        sizes = [sum(document.num_tokens for document in self.view.documents(question)) for question in self.questions]
+        return round(sum(sizes) / len(sizes))
 
-def read_tuning(directory: Path, count: int, first_banks: int | None = None) -> TuningSet:
+
+def read_tuning(directory: Path, count: int, own_banks: bool = False) -> TuningSet:
     """The tuning split, documents renumbered so that ids are unique over all banks, its questions spread over the tasks.
 
     Args:
-        first_banks: how many banks are taken; None takes all.
+        own_banks: each question sees its own bank alone, and only the first bank with each task is asked about.
     """
     banks, samples = (read_table(name, directory / f"{name}.parquet") for name in ("banks", "samples"))
-    kept = set(list(dict.fromkeys(row["bank_id"] for row in banks))[:first_banks])
-    banks, samples = ([row for row in rows if row["bank_id"] in kept] for rows in (banks, samples))
+    if own_banks:
+        first = {row["task"]: row["bank_id"] for row in reversed(samples)}  # the first of each task comes last and stays
+        samples = [row for row in samples if first[row["task"]] == row["bank_id"]]
     rng = np.random.default_rng(SEED)
     ids = rng.choice(900_000, len(banks), replace=False) + 100_000
     renamed = {(row["bank_id"], row["doc_id"]): int(new) for row, new in zip(banks, ids, strict=True)}
-    documents = [Document(renamed[row["bank_id"], row["doc_id"]], row["text"], row["num_tokens"]) for row in banks]
-    questions, values, gold = [], {}, {}
+    documents: dict[str, list[Document]] = defaultdict(list)
+    for row in banks:
+        new = renamed[row["bank_id"], row["doc_id"]]
+        documents[f"{row['bank_id']}"].append(Document(new, row["text"], row["num_tokens"]))
+    questions, values, gold, bank_of = [], {}, {}, {}
     for row in samples:
         name = f"{SPLIT}-{row['sample_id']:05d}"
-        # grouping by task spreads them; there are no overlays here
+        # grouping by task spreads them
         questions.append(Question(name, row["question"], row["answer_prefix"], MAX_NEW_TOKENS, row["task"]))
         values[name] = re.split(r", and |, ", row["answer"])
         gold[name] = [renamed[row["bank_id"], doc_id] for group in row["chain"] for doc_id in group]
-    chosen = [replace(question, overlay_id=None) for question in spread(questions, count)]
-    return TuningSet(documents, chosen, values, gold)
+        bank_of[name] = f"{row['bank_id']}" if own_banks else None
+    chosen = [replace(question, overlay_id=bank_of[question.question_id]) for question in spread(questions, count)]
+    overlays = {bank: Overlay(bank, tuple(documents[bank])) for bank in dict.fromkeys(bank_of.values()) if bank is not None}
+    base = [] if own_banks else [document for bank in documents.values() for document in bank]
+    return TuningSet(CorpusView(base, overlays), chosen, values, gold)
 
 
 def tune(experiment: Experiment, paths: Paths, system: str, count: int, threads: int) -> dict[str, Any]:
@@ -81,18 +97,17 @@ def tune(experiment: Experiment, paths: Paths, system: str, count: int, threads:
     race = Race(experiment, paths, system, next(iter(experiment.profile.tasks)), threads)
     module = load_module(spec.kind, f"systems.yaml: systems: {system}")
     few = getattr(module, "READS_ALL", False)
-    split = read_tuning(paths.samples(SPLIT), min(count, FEW_QUESTIONS) if few else count, FEW_BANKS if few else None)
-    view = CorpusView(split.documents, {})
+    split = read_tuning(paths.samples(SPLIT), min(count, FEW_QUESTIONS) if few else count, own_banks=few)
     rows = []
     with TemporaryDirectory() as folder:
-        resources = replace(_indexed(race, split.documents, Path(folder)), cell_limit_s=None)  # no cell is timed here
+        resources = replace(_indexed(race, split.view.base, Path(folder)), cell_limit_s=None)  # no cell is timed here
         for values in itertools.product(*spec.search.values()):
             params = dict(zip(spec.search, values, strict=True))
             extra = {"gold": split.gold} if spec.reads_gold else {}
             start_s = perf_counter()
             try:
                 opened = module.make(replace(spec, params={**spec.params, **params}), resources, **extra)
-                answers = opened.answer(split.questions, view)
+                answers = opened.answer(split.questions, split.view)
                 opened.close()
                 row = {"status": "ok", **measures(answers, split)}
             except CellStatus as refusal:
@@ -111,8 +126,7 @@ def tune(experiment: Experiment, paths: Paths, system: str, count: int, threads:
         "system": system,
         "split": SPLIT,
         "questions": len(split.questions),
-        "documents": len(split.documents),
-        "tokens": sum(document.num_tokens for document in split.documents),
+        "tokens": split.tokens,
         "rows": rows,
         "best": max(known, key=lambda row: row["correct"])["params"] if known else None,
         "entry": entry,
@@ -145,7 +159,7 @@ def _default(module: Any, name: str) -> Any:
     return getattr(getattr(module, "Params", None), name, None)
 
 
-def _indexed(race: Race, documents: list[Document], folder: Path) -> Resources:
+def _indexed(race: Race, documents: Sequence[Document], folder: Path) -> Resources:
     """What the system may open, its index built over the tuning corpus."""
     resources = race.resources(SEED)
     if race.index_spec is None:

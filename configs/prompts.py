@@ -14,6 +14,7 @@ TEMPLATE_TAIL = f"{IM_END}\n{IM_START}assistant\n"
 REPEAT_QUESTION = "The user's question is: "
 GIVE_ANSWER = "The answer to the question is: "
 NO_MEMORY = "No previous memory"  # what a memory agent starts from (MemAgent)
+THINK_END = "</think>"  # ends what a model says to itself; what follows is its reply
 
 
 def document(doc_id: int, text: str) -> str:

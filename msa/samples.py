@@ -24,7 +24,7 @@ from configs.records import Document
 from configs.tables import read_arrow
 from msa.loss import IGNORE
 from msa.prompt import Prompter, Row, own_positions, pad_rows
-from msa.traces import Note, likest, read, wanted, written
+from msa.traces import Note, apart, draw_step, written
 
 
 @dataclass
@@ -212,16 +212,13 @@ class TrainingSet:
         return Batch([self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)])
 
     def memory_agent_batch(
-        self, step: int, seed: int, rows: int, documents: tuple[int, int], answer_share: float, max_id: int
+        self, step: int, seed: int, rows: int, documents: tuple[int, int], problems: int, answer_share: float, max_id: int
     ) -> Batch:
         """Steps of memory-agent traces (msa.traces): problem, memory and section, whose target is the new memory.
 
-        More than half of the sections hold something new, or the model learns that there never is; many of the others hold
-        something easily taken for it. The opening of a memory is a target now and then alone: it is learned soon, and would drown
-        the one token that says whether a section holds what is looked for.
-
         Args:
-            documents: fewest and most documents of a section (new ones come in any case).
+            documents: fewest and most documents of a section.
+            problems: most problems of a row; each is a decision more to learn from for few tokens.
             answer_share: of the rows, final calls: the answer from a memory that holds all.
 
         Raises:
@@ -232,45 +229,24 @@ class TrainingSet:
         samples = [sample for sample in self.samples[self.order[step % len(self.order)]] if sample.get("notes")]
         if not samples:
             raise UserError("samples.parquet: no sample has notes, which traces of a memory agent are made of; make the samples again")
+        notes = [[Note(n["key"], n["value"], renamed[n["doc_id"]].doc_id) for n in sample["notes"]] for sample in samples]
         built = []
-        for number in rng.choice(len(samples), min(rows, len(samples)), replace=False):
+        for number in rng.choice(len(samples), min(rows, len(samples)), replace=False).tolist():
             sample = samples[number]
-            notes = [Note(note["key"], note["value"], renamed[note["doc_id"]].doc_id) for note in sample["notes"]]
             if rng.random() < answer_share:
-                order = sorted(range(len(notes)), key=lambda n: sample["answer"].find(notes[n].value))
-                memory = Document(0, written(notes, order, sample["answer_prefix"]), 0)
+                order = sorted(range(len(notes[number])), key=lambda n: sample["answer"].find(notes[number][n].value))
+                memory = Document(0, written(notes[number], order), 0)
                 row = self.prompter.reading([memory], sample["question"], sample["answer_prefix"])
-                target, opening = sample["answer"], ""
+                target = sample["answer"]
             else:
-                before, section, target = self._trace_step(notes, sample["answer_prefix"], bank, rng, documents)
-                row = self.prompter.message(prompts.memory_update(sample["question"], before, section))
-                opening = sample["answer_prefix"] if rng.random() < 0.8 else ""
-            ids, known = [*self.prompter.text(target), self.prompter.im_end], len(self.prompter.text(opening))
-            built.append(row.add(ids[:known]).add(ids[known:], learn=True))
+                order = [number, *rng.permutation(len(samples)).tolist()]
+                chosen = apart(notes, order, int(rng.integers(1, problems + 1)))
+                drawn = draw_step([notes[n] for n in chosen], bank, documents, rng)
+                problem = " ".join(samples[n]["question"] for n in chosen)
+                row = self.prompter.message(prompts.memory_update(problem, drawn.before, drawn.section))
+                target = drawn.after
+            built.append(row.add([*self.prompter.text(target), self.prompter.im_end], learn=True))
         return Batch([self._collate([built[number] for number in chosen], 0) for chosen in _by_length(built)])
-
-    def _trace_step(
-        self, notes: list[Note], prefix: str, bank: list[Document], rng: np.random.Generator, documents: tuple[int, int]
-    ) -> tuple[str, str, str]:
-        """Memory before, section, memory after, of one step at a random place of a trace."""
-        place = {document.doc_id: number for number, document in enumerate(bank)}
-        gold = rng.permutation(list(dict.fromkeys(place[note.doc_id] for note in notes))).tolist()
-        done = int(rng.integers(len(gold) + int(rng.random() < 0.5)))
-        known: list[int] = []
-        for number in gold[:done]:
-            known = read(notes, known, {bank[number].doc_id})
-        new = gold[done : done + 1 + int(rng.random() < 0.2)] if rng.random() < 0.75 else []
-        others = rng.permutation([number for number in range(len(bank)) if number not in gold]).tolist()
-        size = int(rng.integers(documents[0], documents[1] + 1))
-        filling = likest(bank, others, wanted(notes, known), 3)[: int(rng.integers(3))] if rng.random() < 0.5 else []
-        filling += [number for number in others[:size] if number not in filling]
-        section = rng.permutation([*new, *filling[: max(0, size - len(new))]]).tolist()
-        begun = known or rng.random() < 0.7
-        return (
-            written(notes, known, prefix) if begun else prompts.NO_MEMORY,
-            "\n".join(bank[number].text for number in section),
-            written(notes, read(notes, known, {bank[number].doc_id for number in new}), prefix),
-        )
 
     def copying_batch(self, step: int, seed: int, rows: int, tokens: int) -> Batch:
         """Frequent tokens in random order, of which a span comes again as targets: where in-context copying forms fastest.

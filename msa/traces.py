@@ -1,8 +1,8 @@
 """Supervised traces of a memory agent: what its memory says after each section of a text (the protocol of MemAgent).
 
-A trace's memory is the opening of the answer with what is known of it, in the very form in which a reader answers: "The answer is
-unknown.", then, on the way through a chain, "The answer is that of Soft Grid.", then "The answer is 88502.". The second hop
-of a chain is looked for only once the first is known, as a reader would.
+A memory is a line for each thing to find: "Soft Grid: unknown.", later "Soft Grid: 88502.". So a value is decided on right
+behind its key, where a small model looks for what followed that key before. The second hop of a chain is looked for once the
+first is known, as a reader would.
 """
 
 from __future__ import annotations
@@ -13,10 +13,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from configs import prompts
 from configs.records import Document
 
-UNKNOWN, BRIDGE = "unknown", "that of"
+UNKNOWN = "unknown"
 _WORD = re.compile(r"\w+")
+
+# Shares of the drawn steps. In a race one section of a hundred holds something new; here nearly half do, or the model learns
+# that none ever does.
+STARTED = 0.75  # an earlier section has left a memory; of the others a third have one that says all is unknown
+KNOWN = 0.5  # of the things to find, those of which some is known then
+NEW = 0.45  # of those not wholly known, those of which the section holds more
+LIKE = 0.5  # of the sections, those with documents easily taken for what is looked for
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,15 @@ class Note:
     key: str
     value: str
     doc_id: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call of a trace: the memory before, the section, and the memory after."""
+
+    before: str
+    section: str
+    after: str
 
 
 def wanted(notes: Sequence[Note], known: Collection[int]) -> list[str]:
@@ -46,19 +63,76 @@ def read(notes: Sequence[Note], known: Sequence[int], section: Collection[int]) 
         result += new
 
 
-def written(notes: Sequence[Note], known: Sequence[int], answer_prefix: str) -> str:
+def written(notes: Sequence[Note], known: Sequence[int]) -> str:
     """The memory that holds the notes ``known``: key by key, of a key with several values in the order they were found."""
-    keys, parts = {note.key for note in notes}, []
-    for key in dict.fromkeys(note.key for note in notes if note.value not in keys):
-        values = [notes[number].value for number in known if notes[number].key == key]
-        bridged = any(notes[number].value == key for number in known)
-        parts += values or [f"{BRIDGE} {key}" if bridged else UNKNOWN]
-    listed = parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])}, and {parts[-1]}"
-    return f"{answer_prefix.strip()} {listed}."
+    found = [(key, [notes[number].value for number in known if notes[number].key == key]) for key in wanted(notes, known)]
+    return " ".join(f"{key}: {', '.join(values) or UNKNOWN}." for key, values in found)
 
 
 def likest(bank: Sequence[Document], others: Sequence[int], keys: Sequence[str], number: int) -> list[int]:
     """The ``number`` documents among ``others`` that share most words with the keys: what a reader confuses them with."""
-    words = {word for key in keys for word in _WORD.findall(key.lower())}
-    shared = [-len(words & set(_WORD.findall(bank[place].text.lower()))) for place in others]
+    words = {word for key in keys for word in _words(key)}
+    shared = [-len(words & _words(bank[place].text)) for place in others]
     return [others[rank] for rank in np.argsort(shared, kind="stable")[:number]]
+
+
+def apart(notes: Sequence[Sequence[Note]], order: Sequence[int], number: int) -> list[int]:
+    """The first ``number`` problems, in an order, that share no key."""
+    chosen: list[int] = []
+    keys: set[str] = set()
+    for problem in order:
+        own = {note.key for note in notes[problem]}
+        if len(chosen) < number and not own & keys:
+            chosen.append(problem)
+            keys |= own
+    return chosen
+
+
+def draw_step(
+    problems: Sequence[Sequence[Note]], bank: Sequence[Document], documents: tuple[int, int], rng: np.random.Generator
+) -> Step:
+    """One step at a random place of a trace that follows some problems at once.
+
+    Args:
+        problems: the notes of each, without a key in common.
+        documents: fewest and most documents of the section.
+    """
+    started = bool(rng.random() < STARTED)
+    size = int(rng.integers(documents[0], documents[1] + 1))
+    states, new = [], []
+    for notes in problems:
+        order = rng.permutation(list(dict.fromkeys(note.doc_id for note in notes))).tolist()
+        known: list[int] = []
+        if started and rng.random() < KNOWN:
+            for doc_id in order[: int(rng.integers(1, len(order) + 1))]:
+                known = read(notes, known, {doc_id})
+        rest = [doc_id for doc_id in order if doc_id not in {notes[number].doc_id for number in known}]
+        if rest and len(new) < size and rng.random() < NEW:
+            new.append(rest[0])
+        states.append(known)
+    pairs = list(zip(problems, states, strict=True))
+    keys = [key for notes, known in pairs for key in wanted(notes, known)]
+    section = _section(new, {note.doc_id for notes in problems for note in notes}, keys, bank, size, rng)
+    shown = {document.doc_id for document in section}
+    before = " ".join(written(notes, known) for notes, known in pairs)
+    return Step(
+        before if started or rng.random() < 1 / 3 else prompts.NO_MEMORY,
+        "\n".join(document.text for document in section),
+        " ".join(written(notes, read(notes, known, shown)) for notes, known in pairs),
+    )
+
+
+def _section(
+    new: Sequence[int], gold: Collection[int], keys: Sequence[str], bank: Sequence[Document], size: int, rng: np.random.Generator
+) -> list[Document]:
+    """The documents ``new``, filled up to ``size`` with others that are not ``gold``, in random order."""
+    place = {document.doc_id: number for number, document in enumerate(bank)}
+    others = rng.permutation([number for number, document in enumerate(bank) if document.doc_id not in gold]).tolist()
+    filling = likest(bank, others, keys, 3)[: int(rng.integers(3))] if rng.random() < LIKE else []
+    filling += [number for number in others[:size] if number not in filling]
+    shown = list(dict.fromkeys(place[doc_id] for doc_id in new))
+    return [bank[number] for number in rng.permutation([*shown, *filling[: max(0, size - len(shown))]]).tolist()]
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.lower()))

@@ -78,7 +78,7 @@ class Phase:
     of some tasks, by name, as some are hard to find and others hard to read).
     ``routing_dropout`` leaves a share of a question's tokens out of its routing: a document's score is that of its best
     pair of token and chunk, and a token that all documents of a kind match would win every pair and leave names untaught. ``memory_dropout`` is the share of answers that are read from fetched text alone.
-    ``documents`` bounds the documents of a reading row or a section, ``questions`` is how many questions follow them, ``tokens`` the
+    ``documents`` bounds the documents of a reading row or a section, ``questions`` is how many questions follow them (at most, of a section), ``tokens`` the
     length of a copied sequence or of a list to recall from.
     """
 
@@ -249,7 +249,9 @@ class Trainer:
         if phase.objective == "ask":
             return data.asking_batch(number, params.seed, phase.rows, params.max_id)
         if phase.objective == "memory_agent":
-            return data.memory_agent_batch(number, params.seed, phase.rows, tuple(phase.documents), phase.answer_share, params.max_id)
+            return data.memory_agent_batch(
+                number, params.seed, phase.rows, tuple(phase.documents), phase.questions, phase.answer_share, params.max_id
+            )
         if phase.objective in ("memory", "embed"):
             share = phase.answer_share if phase.objective == "memory" else 0.0
             shares = phase.answer_shares if phase.objective == "memory" else {}

@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from configs import prompts
 from configs.endpoint import ContextExceeded, Endpoint, EndpointTimeout
 from configs.errors import UserError, run_command
 from configs.load import check_known
@@ -74,7 +75,7 @@ def prompt(question: Question, gold: dict[str, Any], answer: Answer, metric: str
 
 def points(reply: str) -> int | None:
     """The digit that a reply consists of, behind any closing think tag; None where it says anything else."""
-    found = _POINTS.fullmatch(reply.rpartition("</think>")[2].strip())
+    found = _POINTS.fullmatch(reply.rpartition(prompts.THINK_END)[2].strip())
     return int(found[1]) if found else None
 
 

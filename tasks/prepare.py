@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from configs.errors import UserError, run_command
-from configs.load import Experiment, module_name
+from configs.load import Experiment, check_known, module_name
 from configs.paths import Paths
 from configs.records import Document
 from configs.tables import SCHEMAS, whole_file, write_json, write_table, write_unavailable
@@ -71,10 +71,7 @@ def write_corpus(documents: Iterable[Document], path: Path, num_tokens: int) -> 
 
 def prepare_corpus(experiment: Experiment, paths: Paths, name: str, configs: Path) -> str:
     """Write one corpus up to the profile's largest context; returns a line for the log."""
-    if name not in experiment.corpora:
-        raise UserError(
-            f"{configs / 'tasks.yaml'}: corpora: no entry '{name}' (known: {', '.join(experiment.corpora)})"
-        )
+    check_known([name], experiment.corpora, "--corpus", configs / "tasks.yaml")
     spec, where = experiment.corpora[name], f"{configs / 'tasks.yaml'}: corpora: {name}"
     module = kind_module(spec.kind, "make_corpus", where)
     if OWN_MEMORY in experiment.profile.contexts and "set" not in spec.params:
@@ -154,10 +151,7 @@ def view_of(cell: Cell, request: TaskRequest) -> dict:
 def prepare_task(experiment: Experiment, paths: Paths, name: str, configs: Path) -> str:
     """Write every context of one task; returns a line for the log."""
     profile = experiment.profile
-    if name not in profile.tasks:
-        raise UserError(
-            f"{configs / 'profiles' / experiment.name}.yaml: tasks: no entry '{name}' (known: {', '.join(profile.tasks)})"
-        )
+    check_known([name], profile.tasks, "--task", configs / "profiles" / f"{experiment.name}.yaml")
     spec, where = experiment.tasks[name], f"{configs / 'tasks.yaml'}: tasks: {name}"
     module = kind_module(spec.kind, "prepare", where)
     contexts = {context: experiment.contexts[context] for context in profile.contexts}

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from configs.errors import UserError, run_command
-from configs.load import build
+from configs.load import build, check_known
 from configs.tables import SCHEMAS, whole_file
 from tasks import wording
 from tasks.carrier import Prose, Unit, carry
@@ -298,10 +298,9 @@ def main() -> None:
     options.add_argument("--samples", required=True, help="an entry of the profile's samples, such as short")
     arguments = options.parse_args()
     experiment, paths, where = opened(arguments)
-    where = f"{where}: samples"
     entries = experiment.profile.samples
-    if arguments.samples not in entries:
-        raise UserError(f"{where}: no entry '{arguments.samples}' (known: {', '.join(entries)})")
+    check_known([arguments.samples], entries, "--samples", where)
+    where = f"{where}: samples"
     tokenizer = read_tokenizer(paths.tokenizer)
     if "set" in entries[arguments.samples]:
         from tasks.qa import samples as real

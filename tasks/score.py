@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from configs.errors import UserError, run_command
+from configs.load import check_known
 from configs.records import Answer
 from configs.tables import read_json, read_predictions, read_table, write_table
 from tasks.command import opened, parser
@@ -165,9 +166,8 @@ def main() -> None:
     arguments = options.parse_args()
     experiment, paths, where = opened(arguments)
     profile = experiment.profile
-    for key, name, known in (("systems", arguments.system, profile.systems), ("tasks", arguments.task, profile.tasks)):
-        if name not in known:
-            raise UserError(f"{where}: {key}: no entry '{name}' (known: {', '.join(known)})")
+    check_known([arguments.system], profile.systems, "--system", where)
+    check_known([arguments.task], profile.tasks, "--task", where)
     task = experiment.tasks[arguments.task]
     for name in (task.metric, *task.metrics):
         if name not in METRICS and not retrieval_metric(name):

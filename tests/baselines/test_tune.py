@@ -9,7 +9,7 @@ import pytest
 from baselines import tune
 from baselines.tune import measures, read_tuning
 from configs.records import Answer
-from configs.tables import read_json, write_table
+from configs.tables import read_json, read_table, write_table
 from tests.baselines.conftest import Workplace, make_corpus, sentence
 
 SEARCH = {"b": [0.1, 0.9], "read_k": [1, 3]}
@@ -39,7 +39,7 @@ def tuned(workplace: Workplace) -> Workplace:
 
 def test_the_split_is_one_corpus_of_unique_ids_whose_gold_is_the_documents_asked_about(tuned: Workplace) -> None:
     split = read_tuning(tuned.paths.samples("tuning"), 8)
-    texts = {document.doc_id: document.text for document in split.documents}
+    texts = {document.doc_id: document.text for document in split.view.base}
     assert len(texts) == 40 and len(split.questions) == 8
     for question in split.questions:
         assert split.values[question.question_id] == ["1", "2", "3"]
@@ -47,11 +47,18 @@ def test_the_split_is_one_corpus_of_unique_ids_whose_gold_is_the_documents_asked
         assert texts[gold].startswith(question.text) and question.overlay_id is None
 
 
-def test_some_banks_alone_have_their_own_questions(tuned: Workplace) -> None:
-    split = read_tuning(tuned.paths.samples("tuning"), 12, first_banks=1)
-    held = {document.doc_id for document in split.documents}
-    assert len(held) == 20 and len(split.questions) == 6
-    assert all(set(split.gold[question.question_id]) <= held for question in split.questions)
+def test_a_system_that_reads_everything_is_asked_over_the_first_bank_of_each_task(tuned: Workplace) -> None:
+    path = tuned.paths.samples("tuning") / "samples.parquet"
+    rows = [{**row, "task": "t2"} if row["bank_id"] == 1 and row["task"] == "t1" else row for row in read_table("samples", path)]
+    write_table("samples", rows, path)
+    split = read_tuning(path.parent, 12, own_banks=True)
+    assert len(split.questions) == 9  # of the second bank only those of the task that the first one lacks
+    seen = set()
+    for question in split.questions:
+        held = {document.doc_id for document in split.view.documents(question)}
+        assert len(held) == 20 and set(split.gold[question.question_id]) <= held
+        seen.add(min(held))
+    assert len(seen) == 2 and split.tokens == 20 * 40
 
 
 def test_measures_are_means_over_questions(tuned: Workplace) -> None:
@@ -71,7 +78,7 @@ def test_every_combination_is_tried_and_the_record_names_the_best(
     record = read_json(tuned.paths.tuning("rag_bm25"))
     assert [row["params"] for row in record["rows"]] == [{"b": b, "read_k": k} for b in (0.1, 0.9) for k in (1, 3)]
     assert record["best"] == {"b": 0.1, "read_k": 3} and record["entry"] == {"b": 0.75, "read_k": 2}
-    assert record["questions"] == 5 and record["documents"] == 40
+    assert record["questions"] == 5
     assert [row["correct"] for row in read_json(tuned.paths.tuning("rag_dense"))["rows"]] == [0.1, 0.2]
     assert not tuned.paths.tuning("closed_book").exists()
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from configs import prompts
 from configs.records import Document
-from msa.traces import Note, likest, read, wanted, written
+from msa.traces import Note, apart, draw_step, likest, read, wanted, written
 
 CHAIN = [Note("Soft Grid", "Tall Fox", 1), Note("Tall Fox", "88502", 2)]
 QUERIES = [Note("a-b", "11", 1), Note("c-d", "22", 2)]
@@ -20,13 +23,43 @@ def test_a_second_hop_counts_once_the_first_is_known() -> None:
     assert read(CHAIN, [0, 1], {1, 2}) == [0, 1]
 
 
-def test_a_memory_opens_as_the_answer_does() -> None:
-    assert [written(CHAIN, known, "The answer is") for known in ([], [0], [0, 1])] == [
-        "The answer is unknown.", "The answer is that of Tall Fox.", "The answer is 88502.",
+def test_a_memory_has_a_line_for_each_thing_to_find() -> None:
+    assert [written(CHAIN, known) for known in ([], [0], [0, 1])] == [
+        "Soft Grid: unknown.", "Soft Grid: Tall Fox. Tall Fox: unknown.", "Soft Grid: Tall Fox. Tall Fox: 88502.",
     ]  # fmt: skip
-    assert written(QUERIES, [1], " The numbers are") == "The numbers are unknown, and 22."
-    assert written(VALUES, [1, 0], "They are") == "They are 22, and 11."
-    assert written(VALUES, [], "They are") == "They are unknown."
+    assert written(QUERIES, [1]) == "a-b: unknown. c-d: 22."
+    assert written(VALUES, [1, 0]) == "a-b: 22, 11."
+    assert written(VALUES, []) == "a-b: unknown."
+
+
+def test_problems_of_a_row_share_no_key() -> None:
+    notes = [[Note("a", "1", 1)], [Note("a", "2", 2)], [Note("b", "1", 3), Note("c", "2", 4)], [Note("c", "3", 5)], [Note("d", "1", 6)]]
+    assert apart(notes, [0, 1, 2, 3, 4], 3) == [0, 2, 4]
+    assert apart(notes, [3, 3, 0], 1) == [3]
+
+
+def test_a_step_leads_from_its_memory_and_section_to_the_new_memory() -> None:
+    """Every new memory follows from what its message holds, in each of the cases that a trace can be in."""
+    bank = [Document(number, f"The height of Tall {noun} is {number}{number}{number}.", 9) for number, noun in enumerate("ABCDEFGH")]
+    notes = [Note(f"Tall {noun}", str(number) * 3, number) for number, noun in enumerate("ABCDEFGH")]
+    rng, seen = np.random.default_rng(0), set()
+    for _ in range(200):
+        own = [notes[n] for n in rng.permutation(8)[: int(rng.integers(1, 3))]]
+        step = draw_step([[note] for note in own], bank, (1, 3), rng)
+        assert 1 <= len(step.section.splitlines()) <= 3
+        assert [line.split(":")[0] for line in step.after.split(". ")] == [note.key for note in own]
+        for note in own:
+            unknown, line = f"{note.key}: unknown.", f"{note.key}: {note.value}."
+            if note.value in step.section:
+                assert line in step.after and line not in step.before
+                seen.add("new")
+            elif line in step.before:
+                assert line in step.after
+                seen.add("kept")
+            else:
+                assert unknown in step.after and (unknown in step.before or step.before == prompts.NO_MEMORY)
+                seen.add("unknown" if unknown in step.before else "begun")
+    assert seen == {"new", "kept", "unknown", "begun"}
 
 
 def test_likest_documents_share_most_words() -> None:

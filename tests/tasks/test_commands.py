@@ -197,10 +197,10 @@ def test_answers_to_unknown_questions(prepared, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tasks.prepare", "task", "--task", "tow_hop"], "no entry 'tow_hop'"),
+        (["tasks.prepare", "task", "--task", "tow_hop"], "--task: unknown name 'tow_hop'; did you mean 'two_hop'?"),
         (["tasks.prepare", "task", "--task", "niah_prose_s2"], "not a readable Parquet file"),
-        (["tasks.score", "--system", "bm52", "--task", "two_hop"], "no entry 'bm52'"),
-        (["tasks.samples", "--samples", "middle"], "no entry 'middle'"),
+        (["tasks.score", "--system", "bm52", "--task", "two_hop"], "--system: unknown name 'bm52'"),
+        (["tasks.samples", "--samples", "middle"], "--samples: unknown name 'middle'"),
         (["tasks.prepare", "corpus", "--corpus", "chains", "--profile", "sets"], "context 'own' is for corpora of a set"),
     ],
 )
