@@ -57,32 +57,16 @@ def memory_update(problem: str, memory: str, section: str) -> str:
 
 # What RL-MemoryAgent-14B was trained on and evaluated with, to the letter: BytedTsinghua-SIA/MemAgent at 76b7a65,
 # taskutils/memory_eval/utils/recurrent.py (the space behind "<problem>" is theirs).
-MEMAGENT_UPDATE = """You are presented with a problem, a section of an article that may contain the answer to the problem, and a previous memory. Please read the provided section carefully and update the memory with the new information that helps to answer the problem. Be sure to retain all relevant details from the previous memory while adding any new, useful information.
-
-<problem>\x20
-{problem}
-</problem>
-
-<memory>
-{memory}
-</memory>
-
-<section>
-{section}
-</section>
-
-Updated memory:
-"""
-MEMAGENT_ANSWER = """You are presented with a problem and a previous memory. Please answer the problem based on the previous memory and format your response as follows "Therefore, the answer is (insert answer here)".
-
-<problem>\x20
-{problem}
-</problem>
-
-<memory>
-{memory}
-</memory>
-
-Your answer:
-"""
+_MEMAGENT_STATE = "<problem> \n{problem}\n</problem>\n\n<memory>\n{memory}\n</memory>\n\n"
+MEMAGENT_UPDATE = (
+    "You are presented with a problem, a section of an article that may contain the answer to the problem, and a previous memory."
+    " Please read the provided section carefully and update the memory with the new information that helps to answer the problem."
+    " Be sure to retain all relevant details from the previous memory while adding any new, useful information.\n\n"
+    f"{_MEMAGENT_STATE}<section>\n{{section}}\n</section>\n\nUpdated memory:\n"
+)
+MEMAGENT_ANSWER = (
+    "You are presented with a problem and a previous memory. Please answer the problem based on the previous memory and format"
+    ' your response as follows "Therefore, the answer is (insert answer here)".\n\n'
+    f"{_MEMAGENT_STATE}Your answer:\n"
+)
 MEMAGENT_ANSWER_MARK = "the answer is"  # what follows its last occurrence is the answer
