@@ -71,7 +71,7 @@ class Trace:
 
     def take(self, generation: Generation) -> None:
         """Let a reply replace the memory."""
-        self.memory = _said(generation)
+        self.memory = prompts.without_thinking(generation.text)
         self.memories.append(self.memory)
         self.input_tokens += generation.input_tokens
         self.output_tokens += generation.output_tokens
@@ -179,14 +179,9 @@ class MemoryAgent(System):
         ]
 
 
-def _said(reply: Generation) -> str:
-    """A reply behind any closing think tag."""
-    return reply.text.rpartition(prompts.THINK_END)[2].strip()
-
-
 def _extracted(reply: Generation) -> Generation:
     """A reply of the released model, its answer as text: what follows the last "the answer is", without asterisks."""
-    _, mark, text = _said(reply).replace("*", "").rpartition(prompts.MEMAGENT_ANSWER_MARK)
+    _, mark, text = prompts.without_thinking(reply.text).replace("*", "").rpartition(prompts.MEMAGENT_ANSWER_MARK)
     return replace(reply, text=text.strip().strip(".").strip() if mark else "")
 
 

@@ -50,8 +50,8 @@ class TuningSet:
     @property
     def tokens(self) -> int:
         """What a question's documents hold, on average."""
-        sizes = [sum(document.num_tokens for document in self.view.documents(question)) for question in self.questions]
-        return round(sum(sizes) / len(sizes))
+        own = [document.num_tokens for question in self.questions for document in self.view.overlay(question).added]
+        return sum(document.num_tokens for document in self.view.base) + round(sum(own) / len(self.questions))
 
 
 def read_tuning(directory: Path, count: int, own_banks: bool = False) -> TuningSet:
@@ -70,7 +70,7 @@ def read_tuning(directory: Path, count: int, own_banks: bool = False) -> TuningS
     documents: dict[str, list[Document]] = defaultdict(list)
     for row in banks:
         new = renamed[row["bank_id"], row["doc_id"]]
-        documents[f"{row['bank_id']}"].append(Document(new, row["text"], row["num_tokens"]))
+        documents[str(row["bank_id"])].append(Document(new, row["text"], row["num_tokens"]))
     questions, values, gold, bank_of = [], {}, {}, {}
     for row in samples:
         name = f"{SPLIT}-{row['sample_id']:05d}"
@@ -78,11 +78,13 @@ def read_tuning(directory: Path, count: int, own_banks: bool = False) -> TuningS
         questions.append(Question(name, row["question"], row["answer_prefix"], MAX_NEW_TOKENS, row["task"]))
         values[name] = re.split(r", and |, ", row["answer"])
         gold[name] = [renamed[row["bank_id"], doc_id] for group in row["chain"] for doc_id in group]
-        bank_of[name] = f"{row['bank_id']}" if own_banks else None
+        bank_of[name] = str(row["bank_id"]) if own_banks else None
     chosen = [replace(question, overlay_id=bank_of[question.question_id]) for question in spread(questions, count)]
-    overlays = {bank: Overlay(bank, tuple(documents[bank])) for bank in dict.fromkeys(bank_of.values()) if bank is not None}
-    base = [] if own_banks else [document for bank in documents.values() for document in bank]
-    return TuningSet(CorpusView(base, overlays), chosen, values, gold)
+    if own_banks:
+        view = CorpusView([], {bank: Overlay(bank, tuple(own)) for bank, own in documents.items()})
+    else:
+        view = CorpusView(list(itertools.chain.from_iterable(documents.values())), {})
+    return TuningSet(view, chosen, values, gold)
 
 
 def tune(experiment: Experiment, paths: Paths, system: str, count: int, threads: int) -> dict[str, Any]:
@@ -96,8 +98,8 @@ def tune(experiment: Experiment, paths: Paths, system: str, count: int, threads:
         raise UserError(f"systems.yaml: systems: {system}: nothing to tune; add `search:` with parameters and values")
     race = Race(experiment, paths, system, next(iter(experiment.profile.tasks)), threads)
     module = load_module(spec.kind, f"systems.yaml: systems: {system}")
-    few = getattr(module, "READS_ALL", False)
-    split = read_tuning(paths.samples(SPLIT), min(count, FEW_QUESTIONS) if few else count, own_banks=few)
+    reads_all = getattr(module, "READS_ALL", False)
+    split = read_tuning(paths.samples(SPLIT), min(count, FEW_QUESTIONS) if reads_all else count, own_banks=reads_all)
     rows = []
     with TemporaryDirectory() as folder:
         resources = replace(_indexed(race, split.view.base, Path(folder)), cell_limit_s=None)  # no cell is timed here

@@ -17,6 +17,11 @@ NO_MEMORY = "No previous memory"  # what a memory agent starts from (MemAgent)
 THINK_END = "</think>"  # ends what a model says to itself; what follows is its reply
 
 
+def without_thinking(reply: str) -> str:
+    """A reply behind any closing think tag."""
+    return reply.rpartition(THINK_END)[2].strip()
+
+
 def document(doc_id: int, text: str) -> str:
     """A document of the memory: its id stands at both ends."""
     return f"{IM_START}[{doc_id}]. {text}[{doc_id}]{IM_END}"

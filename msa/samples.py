@@ -232,10 +232,10 @@ class TrainingSet:
         notes = [[Note(n["key"], n["value"], renamed[n["doc_id"]].doc_id) for n in sample["notes"]] for sample in samples]
         built = []
         for number in rng.choice(len(samples), min(rows, len(samples)), replace=False).tolist():
-            sample = samples[number]
+            sample, own = samples[number], notes[number]
             if rng.random() < answer_share:
-                order = sorted(range(len(notes[number])), key=lambda n: sample["answer"].find(notes[number][n].value))
-                memory = Document(0, written(notes[number], order), 0)
+                known = sorted(range(len(own)), key=lambda n: sample["answer"].find(own[n].value))
+                memory = Document(0, written(own, known), 0)
                 row = self.prompter.reading([memory], sample["question"], sample["answer_prefix"])
                 target = sample["answer"]
             else:

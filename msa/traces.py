@@ -82,9 +82,11 @@ def apart(notes: Sequence[Sequence[Note]], order: Sequence[int], number: int) ->
     keys: set[str] = set()
     for problem in order:
         own = {note.key for note in notes[problem]}
-        if len(chosen) < number and not own & keys:
+        if not own & keys:
             chosen.append(problem)
             keys |= own
+        if len(chosen) == number:
+            break
     return chosen
 
 

@@ -75,7 +75,7 @@ def prompt(question: Question, gold: dict[str, Any], answer: Answer, metric: str
 
 def points(reply: str) -> int | None:
     """The digit that a reply consists of, behind any closing think tag; None where it says anything else."""
-    found = _POINTS.fullmatch(reply.rpartition(prompts.THINK_END)[2].strip())
+    found = _POINTS.fullmatch(prompts.without_thinking(reply))
     return int(found[1]) if found else None
 
 
