@@ -1,33 +1,57 @@
-# reproduce  the whole experiment of a profile and its report   make reproduce PROFILE=tiny SYSTEMS=all (default: the profile's `main`)
-# tune       the rivals' settings on the tuning split; the report shows what it found
-# plan       what `reproduce` would need: bytes, FLOPs, hours, what cannot fit     make plan PROFILE=paper
-# bench      routing and the engine on this machine, against what could be used instead; about ten minutes
-# bench-gpu  checks every kernel on a GPU, then measures, and writes under reports/bench/
-# test       the tests
-# lint       style and layers
-# clean      a profile's results; the environment stays
+# reproduce        the whole experiment of a profile and its report    make reproduce PROFILE=tiny SYSTEMS=all
+#                  SYSTEMS: main (the profile's, the default), all, or names with commas between
+#                  DATA: where fetched sets and novels lie             make reproduce PROFILE=qa DATA=DIR
+# smoke            the whole pipeline in about two minutes: every stage once, at 16K, with models of a few steps
+# tune             the rivals' settings on the tuning split; the report shows what it found
+# plan             what `reproduce` would need: bytes, FLOPs, hours, what cannot fit      make plan PROFILE=paper
+# bench            routing and the engine here, against what could be used instead; about ten minutes
+# bench-gpu        checks every kernel on a GPU, then measures, and writes under reports/bench/
+# report-check     opens a finished report in headless Chromium (Debian's package): figures, links, axe    make report-check PROFILE=tiny
+# snapshot         the report of a finished run as small files, for review     make snapshot PROFILE=tiny NAME=tiny
+# compare          two results directories, side by side   make compare A=results B=other/results PROFILE=tiny
+# exchange         what is scored as TREC runs and as logs of inspect_ai and lm-eval     make exchange PROFILE=tiny
+# new-baseline     one file and its entry, runnable at once; new-task too     make new-baseline NAME=my_system
+# check-retrieval  BM25 and dense retrieval against bm25s and exact search     make check-retrieval DATA=DIR
+# check-hipporag   HippoRAG 2 against dense retrieval, paired intervals        make check-hipporag DATA=DIR
+# wandb-sync       sends to Weights & Biases what was mirrored offline       make wandb-sync PROFILE=tiny
+# test             the tests
+# soak             the tests that take an hour or more: kills, full disks, thousands of drawn cases
+# mutants          faults put into the modules that make numbers, and whether tests catch them; some minutes
+# versions         the tests under Python 3.11 to 3.13 and torch 2.11 to 2.13      make versions
+# lint             style and layers
+# clean            a profile's results; the environment stays
 # Each sets up what it needs by itself: Python >= 3.11, make and a C compiler are enough.
 
 PROFILE ?= tiny
+NAME ?= $(PROFILE)
+DATA ?=
 SYSTEMS ?= main
 BENCH ?=
 PYTHON ?= python3
+CHECKS := baselines.checks.check tasks.check reports.check
+# a variable as one word of a command, whatever is in it
+quoted = '$(subst ','\'',$(value $(1)))'
+EXPERIMENT = --profile $(call quoted,PROFILE)$(if $(value DATA), --data $(call quoted,DATA))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce tune plan bench bench-gpu test lint clean
+.PHONY: reproduce smoke tune plan bench bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: $(READY)
-	@$(BIN)/python -m configs.workflow --profile $(PROFILE) --systems $(SYSTEMS)
-	@cat results/$(PROFILE)/report/summary.txt
+	@set -e; for check in $(CHECKS); do $(BIN)/python -m $$check $(EXPERIMENT); done
+	@$(BIN)/python -m msa_base.workflow $(EXPERIMENT) --systems $(call quoted,SYSTEMS)
+	@cat results/$(call quoted,PROFILE)/report/summary.txt
+
+smoke:
+	@$(MAKE) --no-print-directory reproduce PROFILE=smoke SYSTEMS=all
 
 tune: $(READY)
-	@$(BIN)/snakemake --cores all --quiet rules --rerun-triggers mtime params input --config profile=$(PROFILE) systems=$(SYSTEMS) -- tuning
+	@$(BIN)/python -m msa_base.workflow tuning $(EXPERIMENT) --systems $(call quoted,SYSTEMS)
 
 plan: $(READY)
-	@$(BIN)/python -m baselines.plan --profile $(PROFILE)
+	@$(BIN)/python -m baselines.planning.plan $(EXPERIMENT)
 
 bench: $(READY)
 	@$(BIN)/python -m msa.bench $(BENCH)
@@ -36,18 +60,63 @@ bench: $(READY)
 bench-gpu: $(READY)
 	@$(BIN)/python -m msa.bench --gpu $(BENCH)
 
+snapshot: $(READY)
+	@$(BIN)/python -m reports.snapshot --profile $(call quoted,PROFILE) --name $(call quoted,$(if $(filter file,$(origin NAME)),PROFILE,NAME))
+
+compare: $(READY)
+	@$(if $(and $(A),$(B)),,echo "error: name both: make compare A=results B=other/results" >&2; exit 2)
+	@$(BIN)/python -m reports.compare $(call quoted,A) $(call quoted,B) $(EXPERIMENT)
+
+exchange: $(READY)
+	@$(BIN)/python -m reports.exchange $(EXPERIMENT)
+
+wandb-sync: $(READY)
+	@$(BIN)/python -m reports.track $(EXPERIMENT) --sync
+
+new-baseline: $(READY)
+	@$(if $(filter file,$(origin NAME)),echo "error: name it: make $@ NAME=my_name" >&2; exit 2)
+	@$(BIN)/python -m msa_base.scaffold $(@:new-%=%) $(call quoted,NAME)
+
+new-task: $(READY)
+	@$(if $(filter file,$(origin NAME)),echo "error: name it: make $@ NAME=my_name" >&2; exit 2)
+	@$(BIN)/python -m msa_base.scaffold $(@:new-%=%) $(call quoted,NAME)
+
+report-check: $(READY)
+	@$(BIN)/python -m reports.page_check $(EXPERIMENT)
+
+check-retrieval: $(READY)
+	@$(BIN)/python -m baselines.checks.retrieval_check --data $(call quoted,DATA) --embedder results/tiny/_models/embedder
+
+check-hipporag: $(READY)
+	@mkdir -p results
+	@$(BIN)/python -m baselines.checks.hipporag_check --data $(call quoted,DATA) --embedder results/tiny/_models/embedder \
+	  --output results/recalls.json
+	@$(BIN)/python -m reports.recall results/recalls.json
+
 test: $(READY)
 	@$(BIN)/python -m pytest -n auto
 
+soak: $(READY)
+	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -n auto -m "soak or not soak"
+
+mutants: $(READY)
+	@$(BIN)/python -m tests.mutants
+
+versions:
+	@tests/versions.sh
+
 lint: $(READY)
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --quiet --check . || { echo "error: not formatted; run: $(BIN)/ruff format ." >&2; exit 1; }
+	@$(BIN)/yamllint --strict .
 
 clean:
-	rm -rf results/$(PROFILE)
+	rm -rf results/$(call quoted,PROFILE)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
+	  { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1), Python 3.11 or newer is needed;" \
+	    "name one: make PYTHON=python3.12" >&2; exit 2; }
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[suite,dev]'
 	@touch $@

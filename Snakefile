@@ -6,61 +6,61 @@
 #   snakemake --cores all --config profile=tiny             the same without progress and report on the screen
 #   snakemake -n --config profile=tiny                      what would run, and why
 #
-# Entries of the configuration reach rules as params, so an edited entry reruns what depends on it and nothing else.
+# A rule's output is the seal of what its command made: a small JSON with the digests of the files, and of the code, the
+# configuration and the data that they were made from (msa_base/seal.py). Code and configuration are the rule's param
+# `made`, the seals of what it reads are its inputs: what changed runs again, with what depends on it, nothing else.
 
-import json
 import re
+import shlex
 import sys
-from dataclasses import asdict
-from pathlib import Path
 
 sys.path.insert(0, workflow.basedir)
-from configs.load import load
-from configs.paths import Paths
+from msa_base import kinds, lock
+from msa_base.load import load
+from msa_base.paths import SEAL, Paths
+from msa_base.stage_records import broken, sweep
+from msa_base.stages import Stages
 
-PROFILE, RESULTS, CONFIGS = config.get("profile", "tiny"), config.get("results", "results"), config.get("configs", "configs")
-E = load(PROFILE, CONFIGS)
+DEFAULTS = {"profile": "tiny", "results": "results", "configs": "configs"}
+PROFILE, RESULTS, CONFIGS = (str(config.get(key, default)) for key, default in DEFAULTS.items())
+DATA = config.get("data")  # of fetched sets and novels; none: the profile's
+E = load(PROFILE, CONFIGS, DATA)
+S = Stages(E)
 P = Paths.of(PROFILE, RESULTS)
-ROOT, LOGS = str(P.root), f"{P.root}/_logs"
-CHOSEN = f"--profile {PROFILE} --results {RESULTS} --configs {CONFIGS}"
-PYTHON = f"{sys.executable} -m"
+if not workflow.output_settings.dryrun:
+    lock.hold(E, P)
+    sweep(P.root)
+P.share(E.shared)
+LOGS = f"{P.root}/_logs"
+PLACES = ["--profile", PROFILE, "--results", RESULTS, "--configs", CONFIGS, *(["--data", DATA] if DATA else [])]
+CHOSEN = shlex.join(PLACES)
+PYTHON = f"{shlex.quote(sys.executable)} -m"
 
-CHECKPOINT = ["model.safetensors", "config.json", "tokenizer.json"]
-SYSTEMS = E.profile.raced(config.get("systems", "main"))
-PRETRAINED = [model for model in E.profile.models if E.models[model].kind == "pretrained"]
-REFERENCES = [model for model in E.profile.models if E.models[model].kind not in ("msa.train", "pretrained")]
+SYSTEMS = E.profile.selected_systems(config.get("systems", "main"))
+PRETRAINED = [model for model in E.profile.models if E.models[model].kind == kinds.PRETRAINED]
+REFERENCES = [model for model in E.profile.models if not kinds.holds_checkpoint(E.models[model].kind)]
 TRAINED = [model for model in E.profile.models if model not in PRETRAINED + REFERENCES]
-PROSE = [P.prose / "train.parquet", P.prose / "evaluation.parquet"]
+EVALUATED = ["cells.json", *(["judgments.json"] if E.judges else []), "scores.json"]
+PROSE, TOKENIZER, SUMMARY = P.prose / SEAL, P.tokenizer.with_name(SEAL), P.summary.with_suffix(".json")
+
+for seal, why in broken(P.root).items():
+    if workflow.output_settings.dryrun:
+        print(f"would be made anew, beside the jobs below: {why}", file=sys.stderr)
+    else:
+        seal.unlink()  # without it the stage runs again
+        print(f"made anew: {why}", file=sys.stderr)
 
 
-def entry(*parts):
-    """Configuration entries as the text whose change reruns a rule; titles and searches change no cell."""
-    found = [asdict(part) if hasattr(part, "__dataclass_fields__") else part for part in parts]
-    return json.dumps([{k: v for k, v in p.items() if k not in ("title", "search")} if isinstance(p, dict) else p for p in found], sort_keys=True)
+def corpus(name):
+    return P.corpus(name).with_name(SEAL)
 
 
-def contexts():
-    return {context: E.contexts[context] for context in E.profile.contexts}
-
-
-def data(params):
-    """What the profile's data directory holds now, for what is made of question-answering sets and novels."""
-    return sorted(map(str, Path(E.profile.data).glob("*/*"))) if E.profile.data and {"set", "sets", "novels"} & set(params) else []
-
-
-def asked(task):
-    """What a system may see of a prepared task: never its gold."""
-    return [P.prepared(task, c) / name for c in contexts() for name in ("questions.parquet", "overlays.parquet", "view.json")]
-
-
-def gold(task):
-    return [P.prepared(task, c) / "gold.parquet" for c in contexts()]
+def views(task):
+    return [P.prepared(task, context) / "view.json" for context in E.profile.contexts]
 
 
 def checkpoint(model):
-    """Files of a model: config.json stands for the weights of a pretrained one, which may be several; a reference is one file."""
-    files = ["reference.json"] if model in REFERENCES else CHECKPOINT[1:] if model in PRETRAINED else CHECKPOINT
-    return [P.model(model) / name for name in files] if model else []
+    return [P.model(model) / SEAL] if model else []
 
 
 def one_of(names):
@@ -77,11 +77,11 @@ def checkpoints(system):
     return [file for model in models_of(system) for file in checkpoint(model)]
 
 
-def opened(system, task):
-    """Checkpoints and index that a system opens for a task; gold only where its entry declares that it reads it."""
-    spec, corpus = E.systems[system], E.tasks[task].corpus
-    index = [P.index(spec.index, corpus) / "index.json"] if spec.index else []
-    return [P.corpus(corpus), *asked(task), *checkpoints(system), *index, *(gold(task) if spec.reads_gold else [])]
+def run_inputs(system, task):
+    """The corpus, the views of a task, the checkpoints and the index that a system opens."""
+    spec, tail = E.systems[system], E.tasks[task].corpus
+    index = [P.index(spec.index, tail) / "index.json"] if spec.index else []
+    return [corpus(tail), *views(task), *checkpoints(system), *index]
 
 
 def trained():
@@ -94,12 +94,8 @@ def trained():
 
 def indexed():
     """Pairs of an index and a corpus that the chosen systems search."""
-    return {(index, E.tasks[task].corpus) for system in SYSTEMS if (index := E.systems[system].index) for task in E.profile.tasks}
-
-
-def system_entry(system):
-    spec = E.systems[system]
-    return entry(spec, E.indexes[spec.index] if spec.index else None)
+    tails = {E.tasks[task].corpus for task in E.profile.tasks}
+    return {(index, tail) for system in SYSTEMS if (index := E.systems[system].index) for tail in tails}
 
 
 wildcard_constraints:
@@ -110,52 +106,58 @@ wildcard_constraints:
     system=one_of(E.profile.systems),
 
 
+# everything is named: Snakemake misses no file between those that are there
 rule all:
     input:
-        P.report / "index.html",
-        f"{ROOT}/tracked.done",
+        [PROSE, TOKENIZER, SUMMARY, P.report / SEAL],
+        [file for task in E.profile.tasks for file in (corpus(E.tasks[task].corpus), *views(task))],
+        [P.samples(samples) / SEAL for model in trained() for samples in E.models[model].samples],
+        [file for system in SYSTEMS for file in checkpoints(system)],
+        [P.index(*pair) / "index.json" for pair in indexed()],
+        [P.task(system, task) / name for system in SYSTEMS for task in E.profile.tasks for name in EVALUATED],
+        [P.latency(system) for system in SYSTEMS],
 
 
 # --- prepare: prose, tokenizer, corpora, questions with gold, training samples
 
 
 rule prose:
-    output: PROSE, P.prose / "sources.json"
+    output: PROSE
+    params: made=S.prose().digest
     log: f"{LOGS}/prose.log"
-    shell: "{PYTHON} tasks.sources {CHOSEN} > {log} 2>&1"
+    shell: "{PYTHON} tasks.stages.sources {CHOSEN} > {log:q} 2>&1"
 
 
 rule tokenizer:
-    input: PROSE, data(E.profile.tokenizer)
-    output: P.tokenizer
-    params: entry=entry(E.profile.tokenizer)
+    input: PROSE, S.data(E.profile.tokenizer)
+    output: TOKENIZER
+    params: made=S.tokenizer().digest
     log: f"{LOGS}/tokenizer.log"
-    shell: "{PYTHON} tasks.vocabulary {CHOSEN} > {log} 2>&1"
+    shell: "{PYTHON} tasks.stages.vocabulary {CHOSEN} > {log:q} 2>&1"
 
 
 rule corpus:
-    input: PROSE, P.tokenizer, lambda w: data(E.corpora[w.corpus].params)
-    output: P.corpus("{corpus}")
-    params: entry=lambda w: entry(E.corpora[w.corpus], max(contexts().values()))
+    input: PROSE, TOKENIZER, lambda w: S.data(E.corpora[w.corpus].params)
+    output: corpus("{corpus}")
+    params: made=lambda w: S.corpus(w.corpus).digest
     log: f"{LOGS}/corpus.{{corpus}}.log"
-    shell: "{PYTHON} tasks.prepare corpus {CHOSEN} --corpus {wildcards.corpus} > {log} 2>&1"
+    shell: "{PYTHON} tasks.stages.prepare corpus {CHOSEN} --corpus {wildcards.corpus} > {log:q} 2>&1"
 
 
 rule prepare:
-    input: PROSE, P.tokenizer, lambda w: P.corpus(E.tasks[w.task].corpus)
-    output: asked("{task}"), gold("{task}")
-    params:
-        entry=lambda w: entry(E.tasks[w.task].kind, E.tasks[w.task].corpus, E.tasks[w.task].params, E.profile.tasks[w.task], contexts()),
+    input: PROSE, TOKENIZER, lambda w: corpus(E.tasks[w.task].corpus)
+    output: views("{task}")
+    params: made=lambda w: S.task(w.task).digest
     log: f"{LOGS}/prepare.{{task}}.log"
-    shell: "{PYTHON} tasks.prepare task {CHOSEN} --task {wildcards.task} > {log} 2>&1"
+    shell: "{PYTHON} tasks.stages.prepare task {CHOSEN} --task {wildcards.task} > {log:q} 2>&1"
 
 
 rule samples:
-    input: PROSE, P.tokenizer, lambda w: data(E.profile.samples[w.samples])
-    output: P.samples("{samples}") / "banks.parquet", P.samples("{samples}") / "samples.parquet"
-    params: entry=lambda w: entry(E.profile.samples[w.samples])
+    input: PROSE, TOKENIZER, lambda w: S.data(E.profile.samples[w.samples])
+    output: P.samples("{samples}") / SEAL
+    params: made=lambda w: S.samples(w.samples).digest
     log: f"{LOGS}/samples.{{samples}}.log"
-    shell: "{PYTHON} tasks.samples {CHOSEN} --samples {wildcards.samples} > {log} 2>&1"
+    shell: "{PYTHON} tasks.stages.samples {CHOSEN} --samples {wildcards.samples} > {log:q} 2>&1"
 
 
 # --- models: trained in their order, one at a time on all cores, or taken from weights that somebody fetched
@@ -163,44 +165,46 @@ rule samples:
 
 rule train:
     input:
-        P.tokenizer,
-        lambda w: [P.samples(s) / f for s in E.models[w.model].samples for f in ("banks.parquet", "samples.parquet")],
+        TOKENIZER,
+        lambda w: [P.samples(samples) / SEAL for samples in E.models[w.model].samples],
         lambda w: checkpoint(E.models[w.model].after),
-    output: checkpoint("{model}"), P.model("{model}") / "train.jsonl"
+    output: P.model("{model}") / SEAL
     wildcard_constraints: model=one_of(TRAINED)
-    params: entry=lambda w: entry(E.models[w.model])
+    params: made=lambda w: S.model(w.model).digest, trainer=lambda w: E.models[w.model].kind  # any module with TRAINS
     threads: workflow.cores
     priority: 1
     log: f"{LOGS}/train.{{model}}.log"
-    shell: "{PYTHON} msa.train {CHOSEN} --model {wildcards.model} --threads {threads} --processes {threads} > {log} 2>&1"
+    shell: "{PYTHON} {params.trainer:q} {CHOSEN} --model {wildcards.model} --threads {threads} > {log:q} 2>&1"
 
 
 rule pretrained:
-    output: [P.model("{model}") / name for name in CHECKPOINT[1:]]
+    output: P.model("{model}") / SEAL
     wildcard_constraints: model=one_of(PRETRAINED)
-    params: entry=lambda w: entry(E.models[w.model])
+    params: made=lambda w: S.model(w.model).digest
     log: f"{LOGS}/pretrained.{{model}}.log"
-    shell: "{PYTHON} msa.pretrained {CHOSEN} --model {wildcards.model} > {log} 2>&1"
+    shell: "{PYTHON} msa.checkpoints.pretrained {CHOSEN} --model {wildcards.model} > {log:q} 2>&1"
 
 
 rule reference:
-    output: P.model("{model}") / "reference.json"
+    output: P.model("{model}") / SEAL
     wildcard_constraints: model=one_of(REFERENCES)
-    params: entry=lambda w: entry(E.models[w.model])
+    params: made=lambda w: S.model(w.model).digest
     log: f"{LOGS}/reference.{{model}}.log"
-    shell: "{PYTHON} baselines.models {CHOSEN} --model {wildcards.model} > {log} 2>&1"
+    shell: "{PYTHON} baselines.parts.models {CHOSEN} --model {wildcards.model} > {log:q} 2>&1"
 
 
 # --- index: a system's index over a corpus, once for all contexts and replicates
 
 
 rule index:
-    input: lambda w: P.corpus(w.corpus), lambda w: checkpoint(E.indexes[w.index].model)
+    input: lambda w: corpus(w.corpus), lambda w: checkpoint(E.indexes[w.index].model)
     output: P.index("{index}", "{corpus}") / "index.json"
-    params: entry=lambda w: entry(E.indexes[w.index])
+    params: made=lambda w: S.index(w.index).digest
     threads: max(1, workflow.cores // max(1, len(indexed())))  # many run side by side; a single one takes every core
     log: f"{LOGS}/index.{{index}}.{{corpus}}.log"
-    shell: "{PYTHON} baselines.index {CHOSEN} --index {wildcards.index} --corpus {wildcards.corpus} --threads {threads} > {log} 2>&1"
+    shell:
+        "{PYTHON} baselines.drivers.index {CHOSEN} --index {wildcards.index} --corpus {wildcards.corpus}"
+        " --threads {threads} > {log:q} 2>&1"
 
 
 # --- tune: a system's searched settings on the tuning split; on demand (`make tune`), the report shows what is there
@@ -211,85 +215,75 @@ rule tuning:
 
 
 rule tune:
-    input:
-        lambda w: [P.samples("tuning") / f for f in ("banks.parquet", "samples.parquet")],
-        lambda w: checkpoints(w.system),
+    input: P.samples("tuning") / SEAL, lambda w: checkpoints(w.system)
     output: P.tuning("{system}")
-    params: entry=lambda w: entry(E.systems[w.system].search, E.systems[w.system].params)
+    params: made=lambda w: S.tuning(w.system).digest
     log: f"{LOGS}/tune.{{system}}.log"
-    shell: "{PYTHON} baselines.tune {CHOSEN} --systems {wildcards.system} --threads {threads} > {log} 2>&1"
+    shell: "{PYTHON} baselines.drivers.tune {CHOSEN} --systems {wildcards.system} --threads {threads} > {log:q} 2>&1"
 
 
-# --- run: a system at a task, all contexts and seeds; the cells' own files resume, the marker says that all have ended
+# --- run: a system at a task, all contexts and seeds. Each cell has a record of its own, by which the command goes on
 
 
 rule run:
-    input: lambda w: opened(w.system, w.task)
-    output: touch(f"{ROOT}/{{system}}/{{task}}/run.done")
-    params: entry=lambda w: system_entry(w.system), cells=entry(contexts(), E.profile.seeds, E.profile.limits)
+    input: lambda w: run_inputs(w.system, w.task)
+    output: P.task("{system}", "{task}") / "cells.json"
+    params:
+        made=lambda w: S.system(w.system).of(P.root, **S.elsewhere(w.system, w.task)).digest,
+        cells=[E.profile.contexts, E.profile.seeds, str(E.profile.limits)],
     log: f"{LOGS}/run.{{system}}.{{task}}.log"
-    shell: "{PYTHON} baselines.run {CHOSEN} --system {wildcards.system} --task {wildcards.task} --threads {threads} > {log} 2>&1"
+    shell:
+        "{PYTHON} baselines.drivers.run {CHOSEN} --system {wildcards.system} --task {wildcards.task}"
+        " --threads {threads} > {log:q} 2>&1"
 
 
 rule latency:
-    input: lambda w: opened(w.system, E.profile.latency["task"])
+    input: lambda w: run_inputs(w.system, E.profile.latency.task)
     output: P.latency("{system}")
-    params: entry=lambda w: system_entry(w.system), cells=entry(contexts(), E.profile.latency, E.profile.limits)
+    params: made=lambda w: S.latency(w.system).digest, limits=str(E.profile.limits)
     threads: workflow.cores  # nothing runs beside it; how many threads it uses is the profile's
     log: f"{LOGS}/latency.{{system}}.log"
-    shell: "{PYTHON} baselines.measure {CHOSEN} --system {wildcards.system} > {log} 2>&1"
+    shell: "{PYTHON} baselines.drivers.measure {CHOSEN} --system {wildcards.system} > {log:q} 2>&1"
 
 
 # --- judge (where the profile names judges) and score: gold meets the answers here
 
 
 rule judge:
-    input: f"{ROOT}/{{system}}/{{task}}/run.done", lambda w: gold(w.task)
-    output: touch(f"{ROOT}/{{system}}/{{task}}/judge.done")
-    params: entry=entry(*E.judges.values())
+    input: P.task("{system}", "{task}") / "cells.json", lambda w: views(w.task)
+    output: P.task("{system}", "{task}") / "judgments.json"
+    params: made=S.judgments().digest
     log: f"{LOGS}/judge.{{system}}.{{task}}.log"
-    shell: "{PYTHON} tasks.judge {CHOSEN} --system {wildcards.system} --task {wildcards.task} > {log} 2>&1"
+    shell: "{PYTHON} tasks.stages.judge {CHOSEN} --system {wildcards.system} --task {wildcards.task} > {log:q} 2>&1"
 
 
 rule score:
     input:
-        f"{ROOT}/{{system}}/{{task}}/run.done",
-        [f"{ROOT}/{{system}}/{{task}}/judge.done"] if E.judges else [],
-        lambda w: gold(w.task),
-    output: touch(f"{ROOT}/{{system}}/{{task}}/score.done")
-    params:
-        metric=lambda w: " ".join([E.tasks[w.task].metric, *E.tasks[w.task].metrics]),
-        judges=list(E.judges),
+        P.task("{system}", "{task}") / "cells.json",
+        [P.task("{system}", "{task}") / "judgments.json"] if E.judges else [],
+        lambda w: views(w.task),
+    output: P.task("{system}", "{task}") / "scores.json"
+    params: made=lambda w: S.scores(w.task).digest
     log: f"{LOGS}/score.{{system}}.{{task}}.log"
-    shell: "{PYTHON} tasks.score {CHOSEN} --system {wildcards.system} --task {wildcards.task} > {log} 2>&1"
+    shell: "{PYTHON} tasks.stages.score {CHOSEN} --system {wildcards.system} --task {wildcards.task} > {log:q} 2>&1"
 
 
-# --- summarise, report, mirror to Weights & Biases
+# --- summarise, report. The workflow's command mirrors all this to Weights & Biases beside it (reports/track.py)
 
 
 rule summarise:
     input:
-        expand(f"{ROOT}/{{system}}/{{task}}/score.done", system=SYSTEMS, task=E.profile.tasks),
-        expand(P.latency("{system}"), system=SYSTEMS),
-    output: P.summary
-    params: entry=entry(contexts(), E.profile.seeds, list(E.profile.tasks), E.profile.systems, SYSTEMS)
+        [P.task(system, task) / "scores.json" for system in SYSTEMS for task in E.profile.tasks],
+        [P.latency(system) for system in SYSTEMS],
+    output: SUMMARY
+    params: made=S.summary().digest
     log: f"{LOGS}/summarise.log"
-    shell: "{PYTHON} reports.summarise {CHOSEN} > {log} 2>&1"
+    shell: "{PYTHON} reports.summarise {CHOSEN} > {log:q} 2>&1"
 
 
 rule report:
-    input:
-        P.summary,
-        expand(P.model("{model}") / "train.jsonl", model=trained()),
-        expand(f"{workflow.basedir}/reports/{{file}}.yaml", file=["reference", "expected"]),
-    output: P.report / "index.html", P.report / "summary.txt"
-    params: entry=json.dumps([asdict(E), SYSTEMS], sort_keys=True)
+    input: SUMMARY, [P.model(model) / SEAL for model in trained()]
+    output: P.report / SEAL
+    params: made=S.report().digest
     log: f"{LOGS}/report.log"
-    shell: "{PYTHON} reports.build {CHOSEN} --print > {output[1]} 2> {log}"
-
-
-rule track:
-    input: P.summary, expand(P.model("{model}") / "train.jsonl", model=trained())
-    output: touch(f"{ROOT}/tracked.done")
-    log: f"{LOGS}/track.log"
-    shell: "{PYTHON} reports.track {CHOSEN} > {log} 2>&1"
+    shell: "{PYTHON} reports.build {CHOSEN} > {log:q} 2>&1"

@@ -1,1 +1,1 @@
-"""The systems that are raced, and the drivers that build, run and measure them."""
+"""The systems under evaluation, one file each, and the rooms that serve them: parts, drivers, planning, checks."""

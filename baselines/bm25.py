@@ -1,62 +1,66 @@
-"""RAG with BM25 (Robertson and Zaragoza 2009): Okapi ranking, exact under prefixes and overlays, then the common reader.
+"""RAG with BM25 (Robertson and Zaragoza 2009): Okapi ranking, exact under prefixes and overlays; then reading.
 
-Kept: the formulas of rank-bm25's ``BM25Okapi`` (idf floored at ``epsilon`` times the mean idf), which loops over every
-document for every word; a test holds both to the same scores. Changed: a view is counted once as a sparse matrix, and an
-overlay only changes the statistics that it touches, so that each question's scores are those of an index rebuilt over its
-own corpus, to the last bit. A large view is held by bm25s, which scores it eagerly: it proposes candidates under the
-base's statistics, and those are scored exactly.
+The formulas are those of rank-bm25's ``BM25Okapi``, and a test holds both to the same scores. rank-bm25 loops over
+every document for every word. Here a view is counted once, as a sparse matrix, and an overlay changes only the
+statistics that it touches: a question's scores are, to the last bit, those of an index built over its own corpus. A
+large view is held by bm25s, which stores finished scores. It proposes candidates by the base's statistics, and they are
+scored exactly.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from baselines.base import Resources, read_params
-from baselines.reading import RagParams, Timer
-from baselines.retrieval import Ranked, RetrievalSystem, Retriever
-from configs.errors import UserError
-from configs.load import SystemSpec
-from configs.records import CorpusView, Document, Overlay, Question
+from baselines.base import Resources, params_of
+from baselines.parts.cost import reading_ranked
+from baselines.parts.reading import RagParams
+from baselines.parts.retrieval import KEPT_OVERLAYS, Ranked, RetrievalSystem, Retriever, best, best_places
+from msa_base.records import CorpusView, Document, LayeredCorpus, Question, tie_order
+from msa_base.specs import SystemSpec
+from msa_base.validate import Positive, Share, Tokens, build
 
+NEEDS = ("model",)
 _CHINESE = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CHINESE}]|[^\W{_CHINESE}]+")  # text without spaces is counted by character
-KEPT_OVERLAYS = 32  # the heads of one cell; a needle's overlay is asked once
+DECIMALS = 9  # of a score that ranks: the order of a sum is no reason to rank
 MARGIN = 256  # candidates beyond those asked for: how far an overlay's own statistics may move a document
 
 
 @dataclass(frozen=True)
 class Okapi:
-    """BM25's constants, with rank-bm25's defaults but ``epsilon``: with its 0.25 a word of most documents outweighs rarer ones.
+    """BM25's constants, as rank-bm25's but for ``epsilon``: with 0.25 a word of most documents outweighs rarer ones.
 
     From ``large_documents`` documents on, bm25s proposes candidates, whose scores are then computed exactly.
     """
 
-    k1: float = 1.5
-    b: float = 0.75
-    epsilon: float = 0.0
-    large_documents: int = 200_000
+    k1: Positive = 1.5
+    b: Share = 0.75
+    epsilon: Share = 0.0
+    large_documents: Tokens = 200_000
 
-    def __post_init__(self) -> None:
-        if self.k1 <= 0 or not 0 <= self.b <= 1:
-            raise UserError(f"k1 {self.k1} and b {self.b}: set k1 > 0 and 0 <= b <= 1")
+
+RetrieverParams = Okapi  # as a stage of another
 
 
 @dataclass(frozen=True)
 class Params(Okapi, RagParams):
     """How to rank and what to read."""
 
-    def __post_init__(self) -> None:
-        Okapi.__post_init__(self)
-        RagParams.__post_init__(self)
+
+def words_of(text: str) -> list[str]:
+    """Words in lower case; one in Unicode's decomposed form is the same word as in its composed form (NFC)."""
+    return _WORD.findall(unicodedata.normalize("NFC", text).lower())
 
 
 class Words:
@@ -69,20 +73,18 @@ class Words:
 
     def bag(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Word ids of a text and how often each occurs."""
-        found = self._bags.get(text)
-        if found is None:
-            counts = Counter(_WORD.findall(text.lower()))
-            ids = np.fromiter((self.ids[word] for word in counts), np.int32, len(counts))
-            found = self._bags[text] = ids, np.fromiter(counts.values(), np.int32, len(counts))
-        return found
+        if text not in self._bags:
+            counts = Counter(self.ids_of(text))
+            self._bags[text] = np.array(list(counts), np.int32), np.array(list(counts.values()), np.int32)
+        return self._bags[text]
 
     def ids_of(self, text: str) -> list[int]:
         """Word ids of a text, repeats included."""
-        return [self.ids[word] for word in _WORD.findall(text.lower())]
+        return [self.ids[word] for word in words_of(text)]
 
     def query(self, text: str) -> list[int]:
         """Known words of a query, repeats included; unknown ones score nothing."""
-        return [self.ids[word] for word in _WORD.findall(text.lower()) if word in self.ids]
+        return [self.ids[word] for word in words_of(text) if word in self.ids]
 
 
 class Postings:
@@ -104,12 +106,8 @@ class Postings:
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the two matrices."""
-        return sum(
-            part.nbytes
-            for matrix in (self.by_document, self.by_word)
-            for part in (matrix.data, matrix.indices, matrix.indptr)
-        )
+        matrices = (self.by_document, self.by_word)
+        return sum(part.nbytes for matrix in matrices for part in (matrix.data, matrix.indices, matrix.indptr))
 
     def scores(self, weights: list[tuple[int, float]], mean_length: float, params: Okapi) -> np.ndarray:
         """Okapi scores of all documents for (word, idf) pairs, added in the order of the query."""
@@ -135,50 +133,33 @@ class Proposals:
         self.frequency = np.diff(self._index.scores["indptr"])  # documents that hold each word
         present = np.maximum(self.frequency, 1)
         odds = (len(texts) - present + 0.5) / (present + 0.5)
-        floor = params.epsilon * float(np.log(odds)[self.frequency > 0].mean())
+        floor = params.epsilon * float(np.log(odds).mean(where=self.frequency > 0)) if self.frequency.any() else 0.0
         # Lucene's idf leaves, rank-bm25's comes: bm25s has no idf that is floored
         idf = np.where(odds >= 1, np.log(odds), floor) / np.log1p(odds)
         self._index.scores["data"] *= np.repeat(idf, self.frequency).astype(np.float32)
 
     @property
     def num_bytes(self) -> int:
-        """Memory of the score matrix."""
         return sum(part.nbytes for part in self._index.scores.values() if isinstance(part, np.ndarray))
 
-    def candidates(self, query: list[int], count: int) -> np.ndarray:
-        """Rows of the ``count`` best documents, in the order of the base."""
+    def candidates(self, query: list[int], count: int, ties: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """Rows of the ``count`` best documents; equals by ``ties`` of their rows."""
         known = [word for word in query if word < len(self.frequency)]
         scores = self._index.get_scores_from_ids(known) if known else np.zeros(len(self.lengths), np.float32)
-        if count >= len(scores):
-            return np.arange(len(scores))
-        # of equals the earlier row, as in the ranking itself
-        least = np.partition(scores, -count)[-count]
-        above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
-        return np.sort(np.concatenate([above, equal[: count - len(above)]]))
+        return best_places(np.arange(len(scores)), scores, count, ties)
 
 
 class Statistics:
-    """What BM25 knows of one question's corpus: the base with an overlay laid over it."""
+    """What BM25 knows of one question's corpus; ``base`` is what the base alone is counted into."""
 
-    def __init__(
-        self,
-        view: CorpusView,
-        base: Postings | Proposals,
-        positions: dict[int, int],
-        overlay: Overlay,
-        words: Words,
-        params: Okapi,
-    ) -> None:
-        self._view, self._base, self._words, self.params = view, base, words, params
-        self.new = [document for document in overlay.added if document.doc_id not in positions]
-        self.replaced = {positions[d.doc_id]: d for d in overlay.added if d.doc_id in positions}
-        rows = list(self.replaced)
-        self._added = Postings(self.new + list(self.replaced.values()), words)
-        lost = Postings([view.base[row] for row in rows], words).frequency
-        width = len(lost)  # words that the base lacks have come with overlays since it was counted
-        self.num_documents = len(base.lengths) + len(self.new)
+    def __init__(self, corpus: LayeredCorpus, base: Postings | Proposals, words: Words, params: Okapi) -> None:
+        self.corpus, self._base, self._words, self.params = corpus, base, words, params
+        rows = list(corpus.replaced)
+        self._added = Postings(corpus.added, words)
+        lost = Postings([corpus.base[row] for row in rows], words).frequency
+        width = len(lost)  # overlays have brought words that the base lacks
         total_length = base.lengths.sum() + self._added.lengths.sum() - base.lengths[rows].sum()
-        self._mean_length = float(total_length) / self.num_documents
+        self._mean_length = float(total_length) / len(corpus) or 1.0  # no document has a word
         self._frequency = np.pad(base.frequency, (0, width - len(base.frequency))) - lost + self._added.frequency
 
     @cached_property
@@ -187,47 +168,38 @@ class Statistics:
         times = np.bincount(self._frequency)
         times[0] = 0
         frequencies = np.flatnonzero(times)
-        idf = np.log(self.num_documents - frequencies + 0.5) - np.log(frequencies + 0.5)
+        idf = np.log(len(self.corpus) - frequencies + 0.5) - np.log(frequencies + 0.5)
         return self.params.epsilon * float(times[frequencies] @ idf) / int(times.sum())
 
     def _idf(self, word: int) -> float:
         frequency = int(self._frequency[word])
         if frequency == 0:
             return 0.0
-        idf = math.log(self.num_documents - frequency + 0.5) - math.log(frequency + 0.5)
+        idf = math.log(len(self.corpus) - frequency + 0.5) - math.log(frequency + 0.5)
         return idf if idf >= 0 else self._floor
 
     def _scores(self, postings: Postings, query: list[int]) -> np.ndarray:
         return postings.scores([(word, self._idf(word)) for word in query], self._mean_length, self.params)
 
     def scores(self, query: list[int]) -> np.ndarray:
-        """Scores in the order of ``CorpusView.documents``: new documents of the overlay, then the base with replacements."""
-        base, added = self._scores(self._base, query), self._scores(self._added, query)
-        base[list(self.replaced)] = added[len(self.new) :]
-        return np.concatenate([added[: len(self.new)], base])
+        """Scores of all documents by place."""
+        scores = np.empty(len(self.corpus))
+        scores[self.corpus.base_places(np.arange(len(self.corpus.base)))] = self._scores(self._base, query)
+        scores[self.corpus.added_places] = self._scores(self._added, query)
+        return scores
 
-    def best(self, query: list[int], depth: int) -> list[Document]:
-        """The best documents, best first; of equals the earlier one first."""
-        if isinstance(self._base, Proposals):
-            found = self._base.candidates(query, depth + len(self.replaced) + MARGIN)
-            rows = np.asarray([row for row in found if row not in self.replaced], np.int64)
-            base = self._scores(Postings([self._view.base[row] for row in rows.tolist()], self._words), query)
-            added = self._scores(self._added, query)
-            scores = np.concatenate([added, base])
-            places = np.concatenate(
-                [np.arange(len(self.new)), len(self.new) + np.asarray([*self.replaced, *rows], np.int64)]
-            )
-            order = places[np.lexsort((places, -scores))]
-        else:
-            order = np.argsort(-self.scores(query), kind="stable")
-        return [self.document(int(position)) for position in order[:depth]]
+    def best(self, question: Question, depth: int) -> list[Document]:
+        corpus, query = self.corpus, self._words.query(question.text)
+        if isinstance(self._base, Postings):
+            return best(corpus, np.arange(len(corpus)), np.round(self.scores(query), DECIMALS), depth, question)
 
-    def document(self, position: int) -> Document:
-        """The document at a position of :meth:`scores`."""
-        if position < len(self.new):
-            return self.new[position]
-        row = position - len(self.new)
-        return self.replaced.get(row) or self._view.base[row]
+        def ties(rows: np.ndarray) -> np.ndarray:
+            return tie_order(question.text, corpus.base_ids[rows])
+
+        rows = self._base.candidates(query, depth + len(corpus.replaced) + MARGIN, ties)
+        places = np.union1d(corpus.base_places(rows), corpus.added_places)
+        candidates = Postings([corpus[place] for place in places.tolist()], self._words)
+        return best(corpus, places, np.round(self._scores(candidates, query), DECIMALS), depth, question)
 
 
 class BM25Retriever(Retriever):
@@ -240,50 +212,36 @@ class BM25Retriever(Retriever):
         self._words = Words()
 
     def ingest(self, view: CorpusView) -> None:
-        """Count every word of the base and of the overlays."""
-        for overlay in view.overlays.values():
-            for document in overlay.added:
-                self._words.bag(document.text)
+        for document in (document for overlay in view.overlays.values() for document in overlay.added):
+            self._words.bag(document.text)
         if len(view.base) >= self.params.large_documents:
             self._base = Proposals(view.base, self._words, self.params)
         else:
-            for document in view.base:
-                self._words.bag(document.text)
             self._base = Postings(list(view.base), self._words)
-        self._positions = {document.doc_id: row for row, document in enumerate(view.base)}
-        self._statistics: dict[str, Statistics] = {}
+        counted = partial(Statistics, base=self._base, words=self._words, params=self.params)
+        self.statistics = lru_cache(KEPT_OVERLAYS)(counted)
 
     def memory_bytes(self) -> int:
-        """Bytes of what the base is counted into."""
         return self._base.num_bytes
 
-    def statistics(self, overlay: Overlay, view: CorpusView) -> Statistics:
-        """What BM25 knows of a corpus, kept for the overlays met last."""
-        found = self._statistics.get(overlay.overlay_id)
-        if found is None:
-            if len(self._statistics) == KEPT_OVERLAYS:
-                del self._statistics[next(iter(self._statistics))]
-            found = Statistics(view, self._base, self._positions, overlay, self._words, self.params)
-            self._statistics[overlay.overlay_id] = found
-        return found
-
     def rank(self, questions: list[Question], view: CorpusView, depth: int) -> Ranked:
-        """Rank for each question on its own."""
         ranked, elapsed_s = [], 0.0
         for question in questions:
-            statistics = self.statistics(view.overlay(question), view)  # counting overlays is no question's latency
-            timer = Timer()
-            ranked.append(statistics.best(self._words.query(question.text), depth))
-            elapsed_s += timer.elapsed_s
+            statistics = self.statistics(view.documents(question))  # counting an overlay is no question's latency
+            started_s = perf_counter()
+            ranked.append(statistics.best(question, depth))
+            elapsed_s += perf_counter() - started_s
         return Ranked(ranked, {"retrieve": elapsed_s})
 
 
+estimate_cell = partial(reading_ranked, Params)  # counting and ranking words takes little beside that
+
+
 def open_retriever(params: dict[str, Any], resources: Resources, where: str) -> BM25Retriever:
-    """The retriever as a stage of another."""
-    return BM25Retriever(read_params(Okapi, params, where))
+    return BM25Retriever(build(Okapi, params, where))
 
 
 def make(spec: SystemSpec, resources: Resources) -> RetrievalSystem:
     """Open the reader; the index is counted in memory from each view."""
-    params = read_params(Params, spec.params, "systems.yaml: params of kind 'bm25'")
+    params = params_of(Params, spec)
     return RetrievalSystem(params, resources, BM25Retriever(params))

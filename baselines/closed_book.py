@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.base import Resources, read_params
-from baselines.reading import ReadingSystem, Selection
-from configs.load import SystemSpec
-from configs.records import CorpusView, Question
+from baselines.base import Estimate, PlannedCell, Resources, params_of
+from baselines.parts.cost import reading_documents
+from baselines.parts.reading import ReaderInput, ReadingSystem
+from msa_base.records import CorpusView, Question
+from msa_base.specs import SystemSpec
+
+NEEDS = ("model",)
 
 
 @dataclass(frozen=True)
@@ -18,12 +21,14 @@ class Params:
 class ClosedBook(ReadingSystem):
     """Reads no document."""
 
-    def select(self, questions: list[Question], view: CorpusView) -> list[Selection]:
-        """No documents for anyone."""
-        return [Selection([]) for _ in questions]
+    def select(self, questions: list[Question], view: CorpusView) -> list[ReaderInput]:
+        return [ReaderInput([]) for _ in questions]
+
+
+def estimate_cell(cell: PlannedCell) -> Estimate:
+    return reading_documents(cell, 0)
 
 
 def make(spec: SystemSpec, resources: Resources) -> ClosedBook:
-    """Open the reader."""
-    read_params(Params, spec.params, "systems.yaml: params of kind 'closed_book'")
+    params_of(Params, spec)
     return ClosedBook(resources)

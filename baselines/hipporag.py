@@ -1,19 +1,21 @@
-"""HippoRAG 2: passages and the entities of their triples in one graph; a question's facts seed a PageRank that ranks passages.
+"""HippoRAG 2: passages and the entities of their triples in one graph; a question's facts seed a PageRank of passages.
 
-Source: HippoRAG 2 (OSU-NLP-Group/HippoRAG).
+Source: HippoRAG 2 (OSU-NLP-Group/HippoRAG at c617143). Its steps and numbers are those of the release; docs/RIVALS.md
+lists them one by one, with what differs.
 
-Kept: open information extraction in two model calls a passage, cached by passage hash (baselines.extraction); one graph of passages and
-entities with co-occurrence, containment and synonym edges (baselines.passage_graph); facts scored against the question, min-max
-normalised, the best five filtered by a model with few-shot JSON, and dense ranking where it keeps none; an entity's seed is its fact's
-score over the number of passages that hold it, averaged over the facts it is in, the best five kept; every passage is seeded with
-its min-max dense score times 0.05; personalised PageRank, damping 0.5, weighted, undirected, python-igraph's prpack. Extraction, filter and
-reading are the entry's model, passages and phrases the index's embedder: both are factors of the experiment.
+- Open information extraction in two model calls a passage, cached by passage hash (baselines.parts.extraction).
+- One graph of passages and entities with co-occurrence, containment and synonym edges (baselines.parts.passage_graph).
+- Facts are scored against the question and min-max normalised. A model filters the best five with few-shot JSON; where
+  it keeps none, the ranking is dense.
+- An entity's seed is its fact's score over the number of passages that hold it, averaged over the facts it is in; the
+  best five are kept. Every passage is seeded with its min-max dense score times 0.05.
+- Personalised PageRank, damping 0.5, weighted, undirected, python-igraph's prpack.
 
-Changed: prompts are worded here, and the reader is the common one with its common prompt in place of one-shot chain of thought; facts
-are embedded as "subject, predicate, object", and facts of one statement, which rules alone give, count as one of the five. The published code stores each pair of entities in both directions, so that
-its co-occurrence and synonym edges count twice beside those of passages; here each counts once, as the paper's graph has them. By configuration, for machines
-without a strong model: ``extractor: rules`` reads triples off the writing of words, ``fact_filter: names`` keeps the facts of which an
-entity stands in the question, and ``phrases: words`` or ``both`` compares facts and entities as bags of words, or by those and the embedder.
+Extraction, filter and reading are the entry's model, passages and phrases the index's embedder: both are factors of the
+experiment. For machines without a strong model: ``extractor: rules`` reads triples off the writing of words,
+``fact_filter: names`` keeps the facts of which an entity stands in the question, and ``phrases: words`` or ``both``
+compares facts and entities as bags of words, or by those and the embedder. Facts of one statement, which only rules
+give, count as one of the five.
 
 A question sees the graph of its own corpus: an overlay's documents are mined and joined to the base's records.
 """
@@ -24,26 +26,46 @@ import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from time import perf_counter
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
-from baselines.base import Resources, read_params
-from baselines.dense import load_embeddings
-from baselines.extraction import Fact, ModelExtractor, RuleExtractor, Triple, clean, normalised, read_reply
-from baselines.models import Reader, open_embedder, open_reader, take_usage
-from baselines.passage_graph import Columns, Mined, PassageGraph, Synonyms, SynonymSpec, mined, ranking, spread
-from baselines.phrases import KINDS, Phrases, open_encoder
-from baselines.reading import RagParams, ReadingSystem, Timer
-from baselines.retrieval import Ranked, RetrievalSystem, Retriever
-from configs.errors import UserError
-from configs.load import SystemSpec
-from configs.records import CorpusView, Document, Overlay, Question
+from baselines.base import Resources, params_of
+from baselines.parts.embedded import EmbeddedCorpus
+from baselines.parts.extraction import (
+    NO_LIST,
+    ModelExtractor,
+    RuleExtractor,
+    StatedTriple,
+    Triple,
+    ask_for_lists,
+    normalised,
+)
+from baselines.parts.models import ReadingModel, open_reader
+from baselines.parts.passage_graph import (
+    SCORE_DECIMALS,
+    Columns,
+    Mined,
+    PassageGraph,
+    Synonyms,
+    min_max,
+    mined,
+)
+from baselines.parts.phrases import Kind, Phrases, open_encoder
+from baselines.parts.reading import RagParams
+from baselines.parts.retrieval import KEPT_OVERLAYS, Ranked, RetrievalSystem, Retriever, best
+from msa_base.records import NO_OVERLAY, CorpusView, LayeredCorpus, Question
+from msa_base.replies import Losses
+from msa_base.specs import SystemSpec
+from msa_base.validate import MANY, Count, Positive, Whole, build
 
-EXTRACTORS, FILTERS = ("model", "rules"), ("model", "names", "none")
+NEEDS = ("model", "index")
+ScoredFact = tuple[Triple, float]
 FILTER_TOKENS = 512
-CLOSE = 0.6  # likeness from which a fact that a model wrote down is one of those it was given
-KEPT_GRAPHS = 32  # the heads of one cell; a needle's overlay is asked once
+CLOSE = 0.0  # likeness from which a fact that a model wrote down is one of those it was given: the nearest, however far
 FILTER_PROMPT = """Which of the facts help to answer the question? Keep those alone, none if none helps, four at most.
 Reply with JSON alone, in the form of these examples.
 Question: Who founded the company that makes the Model S?
@@ -58,193 +80,147 @@ Reply: """
 
 
 @dataclass(frozen=True)
-class Search:
-    """The published numbers of retrieval."""
+class GraphSearch:
+    """How to search; the defaults are the release's (``config_utils.py``, and ``HippoRAG.py`` for the last two)."""
 
-    extractor: str = "model"
-    fact_filter: str = "model"
-    phrases: str = "model"
-    facts_k: int = 5  # statements whose facts the filter gets
-    entities_k: int = 5  # entities that are seeded
-    passage_weight: float = 0.05
-    damping: float = 0.5
-    synonym_threshold: float = 0.8  # above 1 there are none
-    synonym_neighbours: int = 2047
-    synonym_cap: int = 100
-    synonym_min_characters: int = 2
+    extractor: Literal["model", "rules"] = "model"
+    fact_filter: Literal["model", "names", "none"] = "model"
+    phrases: Kind = "model"
+    facts_k: Count = 5  # statements whose facts the filter gets
+    entities_k: Count = 5  # entities that are seeded
+    passage_weight: Positive = 0.05
+    damping: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    synonym_threshold: Annotated[float, Field(ge=-1, le=2)] = 0.8  # above 1 there are none
+    synonym_neighbours: Annotated[int, Field(ge=2, le=MANY)] = 2047
+    synonym_cap: Count = 101  # its loop ends behind the 101st
+    synonym_min_characters: Whole = 2
 
-    def __post_init__(self) -> None:
-        for name, value, known in (
-            ("extractor", self.extractor, EXTRACTORS),
-            ("fact_filter", self.fact_filter, FILTERS),
-            ("phrases", self.phrases, KINDS),
-        ):
-            if value not in known:
-                raise UserError(f"{name} '{value}': set one of {', '.join(known)}")
-        if min(self.facts_k, self.entities_k, self.synonym_cap) < 1 or self.synonym_neighbours < 2:
-            raise UserError("facts_k, entities_k and synonym_cap must be 1 or more, synonym_neighbours 2 or more")
-        if not 0 <= self.damping < 1 or self.passage_weight <= 0:
-            raise UserError(f"damping {self.damping} and passage_weight {self.passage_weight}: set 0 <= damping < 1 and passage_weight > 0")
 
-    @property
-    def needs_model(self) -> bool:
-        """Whether a model writes triples or keeps facts."""
-        return "model" in (self.extractor, self.fact_filter)
+RetrieverParams = GraphSearch  # as a stage of another
 
 
 @dataclass(frozen=True)
-class Params(Search, RagParams):
-    """How to search and what to read: 200 are retrieved, as published."""
+class Params(GraphSearch, RagParams):
+    """How to search and what to read: 200 are retrieved and five read, as in the release."""
 
-    routed_k: int = 200
-
-    def __post_init__(self) -> None:
-        Search.__post_init__(self)
-        RagParams.__post_init__(self)
+    routed_k: Count = 200
 
 
-@dataclass
-class Corpus:
-    """One question's corpus: its graph, its passages' embeddings [P, E] and the documents themselves."""
+@dataclass(frozen=True)
+class GraphCorpus:
+    """One question's corpus with its graph and its passages' embeddings [P, E]."""
 
+    documents: LayeredCorpus
     graph: PassageGraph
     embeddings: np.ndarray
-    new: list[Document]
-    replaced: dict[int, Document]
-
-    def document(self, place: int, view: CorpusView) -> Document:
-        """The document at a place of the corpus: new documents of the overlay, then the base with replacements."""
-        if place < len(self.new):
-            return self.new[place]
-        row = place - len(self.new)
-        return self.replaced.get(row) or view.base[row]
-
-
-@dataclass(frozen=True)
-class Found:
-    """Places of a corpus's passages, best first, and the facts that seeded the graph (none: the ranking is dense)."""
-
-    places: np.ndarray
-    facts: list[Triple]
 
 
 class HippoRAG(Retriever):
-    """Mines each document once; a view's base is joined when it is ingested, an overlay's graph when first asked.
+    """Mines each document once; joins a view's base when it is ingested, an overlay's graph when first asked.
 
-    Args:
-        reader: writes triples and keeps facts, where a model does either.
+    ``reader`` writes triples and keeps facts, where a model does either.
     """
 
     stage = "hipporag"
 
-    def __init__(self, params: Search, resources: Resources, reader: Reader | None) -> None:
-        if resources.index is None:
-            raise UserError("systems.yaml: HippoRAG 2 needs an index of kind 'dense'; add `index:` to the system's entry")
+    def __init__(self, params: GraphSearch, resources: Resources, reader: ReadingModel | None) -> None:
         self.params, self.reader = params, reader
-        self._embedder = open_embedder(resources.index_model, resources.threads)
-        tensors = load_embeddings(resources.index)
-        self._embeddings, self._doc_ids = tensors["embeddings"], tensors["doc_ids"]
+        self._embedded = EmbeddedCorpus(resources)
+        self._losses = Losses()
+        self.models = {"embedder": self._embedded.embedder, "reader": reader, "facts": self._losses}
         cache = resources.model / "extraction.jsonl" if resources.model else None
         self.extractor = RuleExtractor() if params.extractor == "rules" else ModelExtractor(reader, cache)
-        self.encoder = open_encoder(params.phrases, self._embedder, "systems.yaml: params of kind 'hipporag'")
+        self.encoder = open_encoder(params.phrases, self._embedded.embedder, "systems.yaml: params of kind 'hipporag'")
         self._entities, self._statements = Phrases(self.encoder), Phrases(self.encoder)
-        self._facts: dict[Fact, int] = {}  # numbers, in the order in which facts were first met
-        self._listed: list[Fact] = []  # by number
+        self._facts: dict[StatedTriple, int] = {}  # numbers, in the order in which facts were first met
+        self._listed: list[StatedTriple] = []  # by number
         self._mined: dict[str, Mined] = {}
-        self._overlay_embeddings: dict[Document, np.ndarray] = {}
 
     def ingest(self, view: CorpusView) -> None:
         """Mine the base and every overlay, join the base's records and find its synonyms."""
-        ids = [document.doc_id for document in view.base]
-        if ids != self._doc_ids[: len(ids)].tolist():
-            raise UserError("the dense index is of another corpus than its view; run `python -m baselines.index` again")
+        self._embedded.check(view)
         base = [document.text for document in view.base]
-        added = {document: None for overlay in view.overlays.values() for document in overlay.added}
-        self._mine([*base, *(document.text for document in added)])
-        self._positions = {doc_id: row for row, doc_id in enumerate(ids)}
+        texts = [*base, *(document.text for overlay in view.overlays.values() for document in overlay.added)]
+        self._mine(texts)
+        if isinstance(self.extractor, ModelExtractor):
+            self.extractor.count_losses(texts, self._losses)
         self._columns = Columns.of([self._mined[text] for text in base])
-        spare = max((len(self._lost(overlay)) for overlay in view.overlays.values()), default=0)
+        spare = max((len(self._lost(view.corpus(overlay))) for overlay in view.overlays.values()), default=0)
         params = self.params
-        spec = SynonymSpec(
-            params.synonym_threshold, params.synonym_neighbours, params.synonym_cap, params.synonym_min_characters
-        )
+        most = min(params.synonym_cap, params.synonym_neighbours - 1)  # an entity is its own first neighbour
         letters = np.asarray([len(text.replace(" ", "")) for text in self._entities.texts], np.int64)
-        self._eligible = letters > spec.min_characters
-        self._synonyms = Synonyms(
-            np.unique(self._columns.entity), self._entities.vectors, self._eligible, spec, spare
-        )
-        self._graphs: dict[str, Corpus] = {}
-        self._base_bytes = self._corpus(Overlay("", ()), view).graph.num_bytes
+        self._eligible = letters > params.synonym_min_characters
+        base_entities, vectors = np.unique(self._columns.entity), self._entities.vectors
+        self._synonyms = Synonyms(base_entities, vectors, self._eligible, params.synonym_threshold, most, spare)
+        self._joined = lru_cache(KEPT_OVERLAYS)(self._join)
+        self._base_bytes = self._joined(view.corpus(NO_OVERLAY)).graph.num_bytes
 
     def memory_bytes(self) -> int:
         """Bytes of the base's edges and of the vectors of all phrases met so far."""
         return self._base_bytes + self._entities.vectors.nbytes + self._statements.vectors.nbytes
 
-    def take_usage(self) -> dict[str, Any]:
-        """What a served embedder cost."""
-        return take_usage(embedder=self._embedder)
-
-    def prepare(self, questions: Sequence[Question], view: CorpusView) -> None:
-        """Make the graphs of the questions' overlays."""
-        for question in questions:
-            self._corpus(view.overlay(question), view)
-
     def rank(self, questions: list[Question], view: CorpusView, depth: int) -> Ranked:
-        """Rank the passages of each question's corpus."""
-        timer = Timer()
+        started_s = perf_counter()
         texts = [question.text for question in questions]
-        dense, facts = self._embedder.queries(texts), self.encoder.questions(texts)
-        ranked = []
-        for question, *vectors in zip(questions, dense, facts, strict=True):
-            corpus = self._corpus(view.overlay(question), view)
-            found = self.find(question.text, *vectors, corpus)
-            ranked.append([corpus.document(int(place), view) for place in found.places[:depth]])
-        return Ranked(ranked, {"retrieve": timer.elapsed_s})
+        vectors = zip(self._embedded.queries(texts), self.encoder.questions(texts), strict=True)
+        ranked, elapsed_s = [], perf_counter() - started_s
+        for question, (dense, query) in zip(questions, vectors, strict=True):
+            corpus = self._joined(view.documents(question))  # joining an overlay is no question's latency
+            started_s = perf_counter()
+            scores = np.round(self._scores(question.text, dense, query, corpus), SCORE_DECIMALS)
+            ranked.append(best(corpus.documents, np.arange(len(scores)), scores, depth, question))
+            elapsed_s += perf_counter() - started_s
+        return Ranked(ranked, {"retrieve": elapsed_s})
 
-    def find(self, question: str, dense: np.ndarray, query: np.ndarray, corpus: Corpus) -> Found:
-        """Rank a corpus for a question with its vectors in the passages' and in the facts' space."""
+    def _scores(self, question: str, dense: np.ndarray, query: np.ndarray, corpus: GraphCorpus) -> np.ndarray:
+        """Scores [P] of passages: their ranks in the graph, or dense scores where the filter keeps no fact.
+
+        ``dense`` is the question's vector in the passages' space, ``query`` that in the facts'.
+        """
         graph, params = corpus.graph, self.params
-        passages = spread(corpus.embeddings @ dense)
-        candidates = self._candidates(graph, query)
-        kept = self._filter(question, list(dict.fromkeys(triple for triple, _ in candidates)))
-        if not kept:
-            return Found(ranking(passages), [])
-        chosen_facts = [(triple, score) for triple, score in candidates if triple in kept]
-        weights = seeds(chosen_facts, self._held(graph), params.entities_k)
-        restart = np.zeros(len(graph.entities))
-        for entity, weight in weights.items():
-            restart[graph.place(self._entities.numbers([entity])[0])] = weight
-        ranks = graph.pagerank(restart, passages * params.passage_weight, params.damping)
-        return Found(ranking(ranks), kept)
+        passages = min_max(corpus.embeddings @ dense)
+        found = self._filter(question, self._candidates(graph, query))
+        if not found:
+            return passages
 
-    def _candidates(self, graph: PassageGraph, query: np.ndarray) -> list[tuple[Triple, float]]:
+        def node(entity: str) -> int:
+            return graph.place(self._entities.numbers([entity])[0])
+
+        weights = seeds(found, lambda entity: int(graph.num_passages_of[node(entity)]), params.entities_k)
+        restart = np.zeros(len(graph.entities))
+        restart[[node(entity) for entity in weights]] = list(weights.values())
+        return graph.pagerank(restart, passages * params.passage_weight, params.damping)
+
+    def _candidates(self, graph: PassageGraph, query: np.ndarray) -> list[ScoredFact]:
         """The facts of the best statements with their normalised scores, best first."""
         facts = [self._listed[number] for number in graph.facts]
         if not facts:
             return []
         statements, of = np.unique(self._statements.numbers([fact.statement for fact in facts]), return_inverse=True)
-        scores = np.round(spread(self._statements.vectors[statements] @ query), 6)
+        scores = np.round(min_max(self._statements.vectors[statements] @ query), 6)
         least = -np.inf
         if len(statements) > self.params.facts_k:
             least = np.partition(scores, -self.params.facts_k)[-self.params.facts_k]
         # of equals the first by their text, whatever numbers they have here
-        best = sorted(np.flatnonzero(scores >= least), key=lambda n: (-scores[n], self._statements.texts[statements[n]]))
+        texts = self._statements.texts
+        best = sorted(np.flatnonzero(scores >= least), key=lambda n: (-scores[n], texts[statements[n]]))
         rank = {int(place): order for order, place in enumerate(best[: self.params.facts_k])}
         chosen_facts = sorted((rank[int(of[n])], facts[n].triple) for n in np.flatnonzero(np.isin(of, list(rank))))
         return [(triple, float(scores[best[order]])) for order, triple in chosen_facts]
 
-    def _held(self, graph: PassageGraph):
-        return lambda entity: int(graph.num_passages_of[graph.place(self._entities.numbers([entity])[0])])
-
-    def _filter(self, question: str, candidates: list[Triple]) -> list[Triple]:
+    def _filter(self, question: str, candidates: list[ScoredFact]) -> list[ScoredFact]:
+        """The facts that help to answer; a model's in the order of its reply, repeats included."""
         if self.params.fact_filter == "none" or not candidates:
             return candidates
         if self.params.fact_filter == "names":
             padded = f" {normalised(question)} "
-            return [triple for triple in candidates if any(f" {end} " in padded for end in (triple[0], triple[2]))]
-        message = FILTER_PROMPT.format(question=question, facts=json.dumps(candidates, ensure_ascii=False))
-        reply = self.reader.generate([message], FILTER_TOKENS)[0]
-        return chosen(clean(read_reply(reply.text, "facts")), candidates)
+            return [fact for fact in candidates if any(f" {end} " in padded for end in (fact[0][0], fact[0][2]))]
+        triples = list(dict.fromkeys(triple for triple, _ in candidates))
+        message = FILTER_PROMPT.format(question=question, facts=json.dumps(triples, ensure_ascii=False))
+        (reply,) = ask_for_lists(self.reader, [message], "facts", FILTER_TOKENS)
+        self._losses.lost.update({NO_LIST: 1} if reply is None else {})
+        kept = facts_named(reply or [], triples)[: self.params.facts_k]
+        return [fact for triple in kept for fact in candidates if fact[0] == triple]
 
     def _mine(self, texts: Sequence[str]) -> None:
         """Number the facts and entities of the texts that were not met before."""
@@ -258,49 +234,23 @@ class HippoRAG(Retriever):
             pairs = [tuple(self._entities.numbers([fact.triple[0], fact.triple[2]])) for fact in facts]
             self._mined[text] = mined([self._facts[fact] for fact in facts], pairs)
 
-    def _embed(self, documents: list[Document]) -> None:
-        fresh = [document for document in dict.fromkeys(documents) if document not in self._overlay_embeddings]
-        if fresh:
-            self._overlay_embeddings.update(zip(fresh, self._embedder.documents(fresh), strict=True))
-
-    def _lost(self, overlay: Overlay) -> np.ndarray:
+    def _lost(self, corpus: LayeredCorpus) -> np.ndarray:
         """Entities of the base passages that an overlay replaces."""
-        rows = [self._positions[document.doc_id] for document in overlay.added if document.doc_id in self._positions]
-        return np.unique(self._columns.entity[np.isin(self._columns.entity_passage, rows)])
+        return np.unique(self._columns.entity[np.isin(self._columns.entity_passage, list(corpus.replaced))])
 
-    def _corpus(self, overlay: Overlay, view: CorpusView) -> Corpus:
-        found = self._graphs.get(overlay.overlay_id)
-        if found is None:
-            if len(self._graphs) == KEPT_GRAPHS:
-                del self._graphs[next(iter(self._graphs))]
-            found = self._graphs[overlay.overlay_id] = self._join(overlay, view)
-        return found
-
-    def _join(self, overlay: Overlay, view: CorpusView) -> Corpus:
-        self._embed(list(overlay.added))
-        new = [document for document in overlay.added if document.doc_id not in self._positions]
-        replaced = {self._positions[d.doc_id]: d for d in overlay.added if d.doc_id in self._positions}
-        rows = np.asarray(list(replaced), np.int64)
-        places = np.arange(len(view.base)) + len(new)
-        columns = self._columns.without(rows).at(places)
-        columns += Columns.of([self._mined[document.text] for document in new])
-        if replaced:
-            columns += Columns.of([self._mined[document.text] for document in replaced.values()]).at(rows + len(new))
-        embeddings = self._embeddings[: len(view.base)]
-        if new or replaced:
-            embeddings = np.concatenate([*(self._overlay_embeddings[d][None] for d in new), embeddings])
-            for row, document in replaced.items():
-                embeddings[len(new) + row] = self._overlay_embeddings[document]
-        entities = np.unique(columns.entity)
-        synonyms = self._synonyms.among(entities, self._entities.vectors, self._eligible)
-        return Corpus(PassageGraph(columns, len(new) + len(view.base), synonyms), embeddings, new, replaced)
+    def _join(self, corpus: LayeredCorpus) -> GraphCorpus:
+        """The graph of a corpus: the records of its overlay in place of those that they replace."""
+        rows = np.arange(len(corpus.base))
+        kept = self._columns.without(list(corpus.replaced)).at(corpus.base_places(rows))
+        added = Columns.of([self._mined[document.text] for document in corpus.added])
+        columns = kept + added.at(corpus.added_places)
+        synonyms = self._synonyms.among(np.unique(columns.entity), self._entities.vectors, self._eligible)
+        return GraphCorpus(corpus, PassageGraph(columns, len(corpus), synonyms), self._embedded.matrix(corpus))
 
 
-def seeds(facts: Sequence[tuple[Triple, float]], held, most: int) -> dict[str, float]:
-    """Restart weights of entities: a fact's score over the entity's passages, averaged over its facts; the ``most`` best.
-
-    Args:
-        held: how many passages hold an entity.
+def seeds(facts: Sequence[ScoredFact], held, most: int) -> dict[str, float]:
+    """Restart weights of the ``most`` best entities: a fact's score over the passages that hold the entity (``held``),
+    averaged over its facts.
     """
     weights: dict[str, list[float]] = {}
     for (subject, _, thing), score in facts:
@@ -310,29 +260,24 @@ def seeds(facts: Sequence[tuple[Triple, float]], held, most: int) -> dict[str, f
     return dict(sorted(means.items(), key=lambda item: -item[1])[:most])
 
 
-def chosen(wanted: Sequence[Triple], candidates: Sequence[Triple]) -> list[Triple]:
-    """The candidates that a model wrote down, each as the one most like it; what is like none of them counts nothing."""
-    texts = {" ".join(triple): triple for triple in candidates}
-    found = [difflib.get_close_matches(" ".join(triple), texts, 1, CLOSE) for triple in wanted]
-    kept = {texts[match] for matches in found for match in matches}
-    return [triple for triple in candidates if triple in kept]
+def facts_named(reply: Sequence, candidates: Sequence[Triple]) -> list[Triple]:
+    """The candidates that a model wrote down: for each fact of its reply the nearest as Python writes both.
+
+    A model that repeats a fact weights it so. What is no list is passed over.
+    """
+    texts = {str(triple): triple for triple in candidates}
+    written = [str([str(part) for part in fact]) for fact in reply if isinstance(fact, list | tuple)]
+    return [texts[match] for fact in written for match in difflib.get_close_matches(fact, texts, 1, CLOSE)]
 
 
 def open_retriever(params: dict[str, Any], resources: Resources, where: str) -> HippoRAG:
-    """The retriever as a stage of another."""
-    search = read_params(Search, params, where)
-    return HippoRAG(search, resources, open_reader(resources.model, resources.threads) if search.needs_model else None)
+    search = build(GraphSearch, params, where)
+    needs_model = "model" in (search.extractor, search.fact_filter)
+    return HippoRAG(search, resources, open_reader(resources.model, resources.threads) if needs_model else None)
 
 
-class HippoRAGSystem(RetrievalSystem):
-    """Retrieval and reading by one model."""
-
-    def __init__(self, params: Params, resources: Resources) -> None:
-        ReadingSystem.__init__(self, resources)  # opens the reader that the retriever shares
-        self.params, self.retriever = params, HippoRAG(params, resources, self.reader)
-        self._view: CorpusView | None = None
-
-
-def make(spec: SystemSpec, resources: Resources) -> HippoRAGSystem:
-    """Open the index, the embedder and the reader."""
-    return HippoRAGSystem(read_params(Params, spec.params, "systems.yaml: params of kind 'hipporag'"), resources)
+def make(spec: SystemSpec, resources: Resources) -> RetrievalSystem:
+    """Open the index, the embedder and the reader, which extracts and filters too."""
+    params = params_of(Params, spec)
+    reader = open_reader(resources.model, resources.threads)
+    return RetrievalSystem(params, resources, HippoRAG(params, resources, reader), reader)

@@ -1,37 +1,50 @@
-"""RAG with hybrid retrieval: two rankings or more, fused by reciprocal rank (Cormack et al. 2009), then the common reader.
+"""RAG with hybrid retrieval: rankings fused by reciprocal rank (Cormack et al. 2009), then the common reader.
 
-A document's score is the sum over the stages of weight / (constant + its rank there); one that a stage does not have among
-its ``candidates`` gets nothing from it. Nothing is changed but that equal scores keep the order of the first stage.
+A document's score is the sum over the stages of weight / (constant + its rank there). A stage adds nothing to a
+document that is not among its ``candidates``. Equal scores keep the order of the first stage.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from time import perf_counter
+from typing import Annotated, Any
 
-from baselines.base import Resources, read_params
-from baselines.reading import RagParams, Timer
-from baselines.retrieval import Ranked, RetrievalSystem, Retriever, open_stage
-from configs.errors import UserError
-from configs.load import SystemSpec
-from configs.records import CorpusView, Document, Question
+from pydantic import Field
+
+from baselines.base import Resources
+from baselines.parts.cost import reading_ranked
+from baselines.parts.reading import RagParams
+from baselines.parts.retrieval import Ranked, RetrievalSystem, Retriever, StageParams, open_stage
+from msa_base.records import CorpusView, Document, Question
+from msa_base.specs import SystemSpec
+from msa_base.validate import Count, Weight, Whole, Wrong, build
+
+NEEDS = ("model",)
 
 
 @dataclass(frozen=True)
 class Fusion:
     """``stages`` maps kinds of retrieval to their parameters; ``weights`` are 1 where none is given."""
 
-    stages: dict[str, dict[str, Any]] = field(default_factory=lambda: {"bm25": {}, "dense": {}})
-    candidates: int = 100
-    constant: int = 60
-    weights: dict[str, float] = field(default_factory=dict)
+    stages: Annotated[StageParams, Field(min_length=2)] = field(default_factory=lambda: {"bm25": {}, "dense": {}})
+    candidates: Count = 100
+    constant: Whole = 60
+    weights: dict[str, Weight] = field(default_factory=dict)
+
+    @property
+    def stage_params(self) -> StageParams:
+        """The retrievers that it opens: kind -> parameters."""
+        return self.stages
 
     def __post_init__(self) -> None:
-        if len(self.stages) < 2 or self.candidates < 1 or self.constant < 0:
-            raise UserError("hybrid: name two stages or more, and set candidates >= 1 and constant >= 0")
         if unknown := sorted(set(self.weights) - set(self.stages)):
-            raise UserError(f"weights: no stage {', '.join(unknown)} (there: {', '.join(self.stages)})")
+            raise Wrong(f"weights: no stage {', '.join(unknown)} (there: {', '.join(self.stages)})")
+        if not any(self.weights.get(stage, 1) for stage in self.stages):
+            raise Wrong("weights: must not be 0 for every stage")
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,9 @@ class Params(Fusion, RagParams):
         RagParams.__post_init__(self)
 
 
+RetrieverParams = Fusion  # as a stage of another
+
+
 class HybridRetriever(Retriever):
     """Fuses its stages' rankings."""
 
@@ -50,45 +66,33 @@ class HybridRetriever(Retriever):
 
     def __init__(self, params: Fusion, resources: Resources, where: str) -> None:
         self.params = params
-        self.stages = {
-            kind: open_stage(kind, own, resources, f"{where}: stages: {kind}") for kind, own in params.stages.items()
-        }
+        self.stages, self.models = {}, {}
+        for kind, own in params.stages.items():
+            stage = self.stages[kind] = open_stage(kind, own, resources, f"{where}: stages: {kind}")
+            self.models |= {f"{kind} {role}": model for role, model in stage.models.items()}
 
     def ingest(self, view: CorpusView) -> None:
-        """Make every stage ready."""
         for stage in self.stages.values():
             stage.ingest(view)
 
-    def prepare(self, questions: Sequence[Question], view: CorpusView) -> None:
-        """What overlays cost each stage."""
-        for stage in self.stages.values():
-            stage.prepare(questions, view)
-
     def memory_bytes(self) -> int:
-        """What the stages keep."""
         return sum(stage.memory_bytes() for stage in self.stages.values())
 
-    def take_usage(self) -> dict[str, Any]:
-        """What the stages' served models cost."""
-        return {role: usage for stage in self.stages.values() for role, usage in stage.take_usage().items()}
-
     def rank(self, questions: list[Question], view: CorpusView, depth: int) -> Ranked:
-        """Rank by every stage, and fuse."""
-        timer = Timer()
         candidates = max(depth, self.params.candidates)
         found = {kind: stage.rank(questions, view, candidates) for kind, stage in self.stages.items()}
+        started_s = perf_counter()
         weights = [self.params.weights.get(kind, 1.0) for kind in found]
         rankings = zip(*(ranked.documents for ranked in found.values()), strict=True)
         fused = [fuse(ranked, weights, self.params.constant)[:depth] for ranked in rankings]
-        stage_s: dict[str, float] = {}
+        stage_s: Counter[str] = Counter()
         for ranked in found.values():
-            for name, seconds in ranked.stage_s.items():
-                stage_s[name] = stage_s.get(name, 0.0) + seconds
-        return Ranked(fused, {**stage_s, "fuse": max(0.0, timer.elapsed_s - sum(stage_s.values()))})
+            stage_s.update(ranked.stage_s)
+        return Ranked(fused, {**stage_s, "fuse": perf_counter() - started_s})
 
 
 def fuse(rankings: Sequence[list[Document]], weights: Sequence[float], constant: int) -> list[Document]:
-    """All documents of some rankings by the sum of weight / (constant + rank), ranks from 1; equals in order of appearance."""
+    """All documents by the sum of weight / (constant + rank), ranks from 1; equals in order of appearance."""
     scores: dict[Document, float] = {}
     for ranked, weight in zip(rankings, weights, strict=True):
         for rank, document in enumerate(ranked, start=1):
@@ -96,13 +100,14 @@ def fuse(rankings: Sequence[list[Document]], weights: Sequence[float], constant:
     return sorted(scores, key=lambda document: -scores[document])
 
 
+estimate_cell = partial(reading_ranked, Params)  # fusing takes little beside that
+
+
 def open_retriever(params: dict[str, Any], resources: Resources, where: str) -> HybridRetriever:
-    """The retriever as a stage of another."""
-    return HybridRetriever(read_params(Fusion, params, where), resources, where)
+    return HybridRetriever(build(Fusion, params, where), resources, where)
 
 
 def make(spec: SystemSpec, resources: Resources) -> RetrievalSystem:
-    """Open the stages and the reader."""
     where = "systems.yaml: params of kind 'hybrid'"
-    params = read_params(Params, spec.params, where)
+    params = build(Params, spec.params, where)
     return RetrievalSystem(params, resources, HybridRetriever(params, resources, where))

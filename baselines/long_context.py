@@ -6,20 +6,23 @@ The same backbone and training budget as MSA's, nothing but a plain prompt: all 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from baselines.base import CellStatus, Resources, System, read_params
-from baselines.models import open_reader, take_usage
-from baselines.reading import Selection, read_answer
-from configs.load import SystemSpec
-from configs.records import Answer, CorpusView, Document, Question
+from baselines.base import CellStatus, Estimate, PlannedCell, Resources, System, params_of
+from baselines.parts.cost import reading
+from baselines.parts.models import open_reader
+from baselines.parts.reading import ReaderInput, read_answer
+from msa_base.records import Answer, CorpusView, Document, Question
+from msa_base.specs import SystemSpec
+from msa_base.validate import Tokens
+
+NEEDS = ("model",)
 
 
 @dataclass(frozen=True)
 class Params:
     """The window holds prompt and answer, in tokens."""
 
-    window_tokens: int
+    window_tokens: Tokens
 
 
 class LongContext(System):
@@ -30,39 +33,40 @@ class LongContext(System):
     def __init__(self, params: Params, resources: Resources) -> None:
         self.params = params
         self.reader = open_reader(resources.model, resources.threads)
+        self.models = {"reader": self.reader}
 
     def answer(self, questions: list[Question], view: CorpusView) -> list[Answer]:
         """Answer in groups of one overlay each; never cuts a prompt."""
-        groups: dict[str | None, list[int]] = {}
-        for position, question in enumerate(questions):
-            groups.setdefault(question.overlay_id, []).append(position)
-        answers: dict[int, Answer] = {}
-        for positions in groups.values():
-            group = [questions[position] for position in positions]
+        groups: dict[str | None, list[Question]] = {}
+        for question in questions:
+            groups.setdefault(question.overlay_id, []).append(question)
+        answers: dict[str, Answer] = {}
+        for group in groups.values():
             documents = list(view.documents(group[0]))
             self._check_window(documents, group)
-            for position, generation in zip(positions, self.reader.answer_shared(documents, group), strict=True):
-                answers[position] = read_answer(questions[position], Selection(documents), generation)
-                answers[position].cited_doc_ids = []  # it reads everything and cites nothing
-        return [answers[position] for position in range(len(questions))]
-
-    def take_usage(self) -> dict[str, Any]:
-        """What a served reader cost."""
-        return take_usage(reader=self.reader)
+            for question, generation in zip(group, self.reader.answer_shared(documents, group), strict=True):
+                answers[question.question_id] = read_answer(question, ReaderInput([]), generation)
+        return [answers[question.question_id] for question in questions]
 
     def _check_window(self, documents: list[Document], questions: list[Question]) -> None:
         least = sum(document.num_tokens for document in documents)
-        if least <= self.params.window_tokens:
-            least = max(
-                self.reader.prompt_tokens(documents, question) + question.max_new_tokens for question in questions
-            )
-        if least > self.params.window_tokens:
-            raise CellStatus(
-                "unsupported_context",
-                f"prompt and answer need {least:,} tokens, the window has {self.params.window_tokens:,}",
-            )
+        window = self.params.window_tokens
+        if least <= window:
+            least = max(self.reader.prompt_tokens(documents, asked) + asked.max_new_tokens for asked in questions)
+        if least > window:
+            reason = f"prompt and answer need {least:,} tokens, the window has {window:,}"
+            raise CellStatus("unsupported_context", reason)
+
+
+def estimate_cell(cell: PlannedCell) -> Estimate:
+    """The whole context is read once for the questions of an overlay."""
+    work, window = cell.work, params_of(Params, cell.spec).window_tokens
+    if cell.reader is not None and work.context_tokens > window:
+        reason = f"the context holds {work.context_tokens:,.0f} tokens, the window {window:,}"
+        return Estimate(stages=None, status="unsupported_context", reason=reason)
+    contexts = min(work.questions, max(1, work.overlays))
+    return reading(cell, work.prompt_tokens or work.context_tokens, 1, contexts)
 
 
 def make(spec: SystemSpec, resources: Resources) -> LongContext:
-    """Open the reader."""
-    return LongContext(read_params(Params, spec.params, "systems.yaml: params of kind 'long_context'"), resources)
+    return LongContext(params_of(Params, spec), resources)

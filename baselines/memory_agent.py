@@ -1,22 +1,27 @@
-"""MemAgent: a model reads the whole text chunk by chunk, rewrites one memory after each, and answers from the memory alone.
+"""MemAgent: a model reads the text chunk by chunk, rewrites one memory after each, and answers from the memory alone.
 
-Source: MemAgent (BytedTsinghua-SIA/MemAgent; RL-MemoryAgent-14B).
+Source: MemAgent (BytedTsinghua-SIA/MemAgent at 76b7a65; RL-MemoryAgent-14B):
 
-Kept: consecutive chunks without overlap, 5,000 tokens by default; a memory that starts as "No previous memory"; one fresh
-message for each chunk with instruction, problem, memory and section, whose reply, at most 1,024 new tokens behind any
-closing think tag, replaces the memory; one more call that answers from problem and memory. Calls of a question are
-sequential, ceil(T / chunk) + 1 of them (``Answer.rounds``), and all their tokens count. Questions advance side by side.
+- The chunks are consecutive, without overlap, of 5,000 tokens by default. The memory starts as "No previous memory".
+- Each chunk is one fresh message with instruction, problem, memory and section. The reply, at most 1,024 new tokens,
+  replaces the memory. One more call answers from problem and memory.
+- The calls of a question are sequential, ceil(T / chunk) + 1 of them (``Answer.rounds``), and all their tokens count.
+  Questions advance side by side.
 
-``released_messages`` sends the released messages to the letter, and takes the text behind the last "the answer is" as the
-answer (none: an empty answer, which is wrong), which RL-MemoryAgent-14B needs.
+``released_messages`` sends the messages of the release's evaluation, which RL-MemoryAgent-14B needs, and reads replies
+as it does: a reply is what stands behind ``</think>``, or as it came where there is no such tag, and the answer what
+follows the last "the answer is" (none, which is wrong, where that is missing). Without it this differs:
 
-Changed: without it the messages are shorter, and name the problem again behind the section (configs.prompts.memory_update); the
-last call is then the common reader's with the memory as its one document, so that its answer continues the question's answer
-prefix and is extracted as every system's is. Decoding is as the model's entry says: greedy for models of this project
-(published: temperature 0.7, top-p 0.95). Tokens are those of the corpus's
-tokenizer, and a chunk ends between words; ``whole_documents`` ends it between documents, which a small model that reads a few
-hundred tokens at a time needs: a needle cut in two is lost to it. The model of the tiny profile learns the protocol from
-supervised traces (msa.traces) in place of reinforcement learning.
+- The messages are shorter and name the problem again behind the section (msa_base.prompts.memory_update). Thinking is
+  taken away in every form, and a reply that holds nothing else leaves the memory as it was.
+- The last call is the common reader's, with the memory as its one document, so that its answer continues the question's
+  answer prefix and is extracted as every system's is.
+- Decoding is as the model's entry says, greedy for models of this project.
+- ``whole_documents`` ends a chunk between documents: a small model that reads a few hundred tokens at a time loses a
+  needle that is cut in two.
+- The model of the tiny profile learns the protocol from supervised traces (msa.training.traces), not by reinforcement.
+
+What differs either way stands in docs/RIVALS.md.
 """
 
 from __future__ import annotations
@@ -24,42 +29,37 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any
 
-from baselines.base import Resources, System, read_params
-from baselines.estimate import NOT_ESTIMATED, Estimate, reading_cell
-from baselines.models import open_reader, take_usage
-from baselines.planning import TimeLimit
-from baselines.workload import Workload
-from configs import prompts
-from configs.errors import UserError
-from configs.load import SystemSpec
-from configs.records import Answer, CorpusView, Document, Generation, Question
-from msa.config import ModelConfig
+from baselines.base import Estimate, PlannedCell, Resources, System, params_of
+from baselines.parts.cost import reading
+from baselines.parts.models import open_reader
+from baselines.parts.reading import ReaderInput, TimeLimit, read_answer
+from msa_base import prompts, replies
+from msa_base.records import Answer, CorpusView, Document, Generation, Question
+from msa_base.specs import SystemSpec
+from msa_base.validate import Count, Tokens
 
+NEEDS = ("model",)
 PLANS_TIME = True  # a cell's status depends on the profile's limit
 READS_ALL = True  # for every question anew, so it is tuned on a few banks
+MARKS = ("<｜Assistant｜>", "<｜end▁of▁sentence｜>")  # of a chat template that some servers leave in a reply
 PROBE_STEPS = 2  # chunks read before the speed is known; the first warms up
 
 
 @dataclass(frozen=True)
 class Params:
-    """The published limits."""
+    """The release's limits."""
 
-    chunk_tokens: int = 5000
-    memory_tokens: int = 1024
+    chunk_tokens: Tokens = 5000
+    memory_tokens: Count = 1024
     whole_documents: bool = False
     released_messages: bool = False
 
-    def __post_init__(self) -> None:
-        if self.chunk_tokens < 1 or self.memory_tokens < 1:
-            raise UserError(f"chunk_tokens {self.chunk_tokens} and memory_tokens {self.memory_tokens}: set both to 1 or more")
-
 
 @dataclass
-class Trace:
+class ReadingState:
     """One question's way through its text."""
 
     sections: list[str]
@@ -67,19 +67,19 @@ class Trace:
     input_tokens: int = 0
     output_tokens: int = 0
     seconds: float = 0.0
-    memories: list[str] = field(default_factory=list)
+    status: str = replies.OK  # of the first reply that was no whole one
 
-    def take(self, generation: Generation) -> None:
-        """Let a reply replace the memory."""
-        self.memory = prompts.without_thinking(generation.text)
-        self.memories.append(self.memory)
+    def update(self, memory: str, generation: Generation) -> None:
+        """Let a reply's text replace the memory."""
+        self.memory = memory
+        self.status = generation.status if self.status == replies.OK else self.status
         self.input_tokens += generation.input_tokens
         self.output_tokens += generation.output_tokens
         self.seconds += generation.total_s
 
 
 def sections(documents: Iterable[Document], params: Params) -> Iterator[str]:
-    """The text of some documents, a line each, in consecutive chunks; a document's tokens spread evenly over its words."""
+    """Documents as text, a line each, in consecutive chunks; a document's tokens are shared out over its words."""
     lines: list[str] = []
     room = float(params.chunk_tokens)
     for document in documents:
@@ -102,102 +102,105 @@ def sections(documents: Iterable[Document], params: Params) -> Iterator[str]:
 
 
 class MemoryAgent(System):
-    """Refuses a cell whose planned time, at the speed of its own first chunks or of the last cell, passes the profile's limit."""
+    """Refuses a cell whose time, at the speed of its own first chunks or of the last cell, would pass the limit."""
 
     reads_notes = True
 
     def __init__(self, params: Params, resources: Resources) -> None:
         self.params = params
         self.reader = open_reader(resources.model, resources.threads)
+        self.models = {"reader": self.reader}
         self.limit = TimeLimit(resources.cell_limit_s)
-        self.traces: dict[str, Trace] = {}  # of the last batch, by question
         self._call_s = 0.0  # of the last batch, once there was one
 
     def ingest(self, view: CorpusView) -> None:
         """Nothing is read before it is known what is asked; a new cell's time starts."""
         self.limit.restart()
 
-    def take_usage(self) -> dict[str, Any]:
-        """What a served model cost."""
-        return take_usage(reader=self.reader)
-
     def answer(self, questions: list[Question], view: CorpusView) -> list[Answer]:
         """Read every question's text, step by step, then answer from the memories."""
         started = perf_counter()
-        traces = [Trace(list(sections(view.documents(question), self.params))) for question in questions]
-        self.traces = {question.question_id: trace for question, trace in zip(questions, traces, strict=True)}
-        calls = left = sum(len(trace.sections) + 1 for trace in traces)
+        texts = (view.documents(question) for question in questions)
+        states = [ReadingState(list(sections(documents, self.params))) for documents in texts]
+        calls = left = sum(len(state.sections) + 1 for state in states)
         self.limit.check(calls, self._call_s)
-        for step in range(max(len(trace.sections) for trace in traces)):
+        for step in range(max(len(state.sections) for state in states)):
             step_started = perf_counter()
-            reading = [(q, trace) for q, trace in zip(questions, traces, strict=True) if step < len(trace.sections)]
+            reading = [(q, state) for q, state in zip(questions, states, strict=True) if step < len(state.sections)]
             self._read(step, reading)
             left -= len(reading)
             if step == PROBE_STEPS - 1:
                 self.limit.check(left, (perf_counter() - step_started) / len(reading))
-        answers = self._answers(questions, traces)
+        answers = self._answers(questions, states)
         self._call_s = (perf_counter() - started) / calls
         return answers
 
-    def _read(self, step: int, pairs: list[tuple[Question, Trace]]) -> None:
-        wording = prompts.MEMAGENT_UPDATE.format if self.params.released_messages else prompts.memory_update
+    def _read(self, step: int, pairs: list[tuple[Question, ReadingState]]) -> None:
+        released = self.params.released_messages
+        wording = prompts.MEMAGENT_UPDATE.format if released else prompts.memory_update
         messages = [
-            wording(problem=question.text, memory=trace.memory, section=trace.sections[step]) for question, trace in pairs
+            wording(problem=q.text.strip(), memory=state.memory, section=state.sections[step]) for q, state in pairs
         ]
-        replies = self.reader.generate(messages, self.params.memory_tokens)
-        for (_, trace), reply in zip(pairs, replies, strict=True):
-            trace.take(reply)
+        for (_, state), reply in zip(pairs, self.reader.generate(messages, self.params.memory_tokens), strict=True):
+            found = replies.said(reply.text)
+            lost = not found.text and (found.unfinished or reply.status != replies.OK)
+            memory = behind_thinking(whole(reply)) if released else state.memory if lost else found.text.strip()
+            state.update(memory, reply)
 
-    def _answers(self, questions: list[Question], traces: list[Trace]) -> list[Answer]:
+    def _answers(self, questions: list[Question], states: list[ReadingState]) -> list[Answer]:
+        asked = list(zip(questions, states, strict=True))
         if self.params.released_messages:
             messages = [
-                prompts.MEMAGENT_ANSWER.format(problem=question.text, memory=trace.memory)
-                for question, trace in zip(questions, traces, strict=True)
+                prompts.MEMAGENT_ANSWER.format(problem=q.text.strip(), memory=state.memory) for q, state in asked
             ]
-            replies = [_extracted(reply) for reply in self.reader.generate(messages, self.params.memory_tokens)]
+            last = self.reader.generate(messages, self.params.memory_tokens)
+            last = [replace(reply, text=released_answer(whole(reply))) for reply in last]
         else:
-            pairs = [([Document(0, trace.memory, 0)], question) for question, trace in zip(questions, traces, strict=True)]
-            replies = self.reader.answer(pairs)
-        return [
-            Answer(
-                question.question_id,
-                generation.text,
-                rounds=len(trace.sections) + 1,
-                input_tokens=trace.input_tokens + generation.input_tokens,
-                output_tokens=trace.output_tokens + generation.output_tokens,
-                first_token_s=trace.seconds + generation.first_token_s,
-                total_s=trace.seconds + generation.total_s,
-                truncated=generation.truncated,
-                prompt=generation.prompt,
-                stage_s={
-                    "memory": trace.seconds,
-                    "read": generation.first_token_s,
-                    "decode": generation.total_s - generation.first_token_s,
-                },
-            )
-            for question, trace, generation in zip(questions, traces, replies, strict=True)
-        ]
+            last = self.reader.answer([([Document(0, state.memory, 0)], q) for q, state in asked])
+        answers = []
+        for (question, state), reply in zip(asked, last, strict=True):
+            answer = read_answer(question, ReaderInput([], stage_s={"memory": state.seconds}), reply)
+            answer.rounds = len(state.sections) + 1
+            answer.input_tokens += state.input_tokens
+            answer.output_tokens += state.output_tokens
+            answer.status = state.status if answer.status == replies.OK else answer.status
+            answers.append(answer)
+        return answers
 
 
-def _extracted(reply: Generation) -> Generation:
-    """A reply of the released model, its answer as text: what follows the last "the answer is", without asterisks."""
-    _, mark, text = prompts.without_thinking(reply.text).replace("*", "").rpartition(prompts.MEMAGENT_ANSWER_MARK)
-    return replace(reply, text=text.strip().strip(".").strip() if mark else "")
+def whole(reply: Generation) -> str:
+    """A reply as it came, thinking and all, which the release takes away by itself."""
+    return reply.text if reply.whole is None else reply.whole
 
 
-def estimate_cell(spec: SystemSpec, config: ModelConfig | None, work: Workload, dtype: str) -> Estimate:
-    """What a cell costs: every call reads a section, the memory and the problem twice, and decodes as an answer does."""
-    if config is None or work.questions < 1:
-        return NOT_ESTIMATED
-    params = read_params(Params, spec.params, "systems.yaml: params of kind 'memory_agent'")
+def behind_thinking(reply: str) -> str:
+    """What stands behind the last closing think tag; a reply without one as it came (release: ``extract_solution``)."""
+    return reply.rpartition(prompts.THINK_END)[2].strip() if prompts.THINK_END in reply else reply
+
+
+def released_answer(reply: str) -> str:
+    """The answer in a last reply: what follows the last "the answer is", without asterisks, marks of a template and
+    full stops around it; empty where there is none (release: ``extract_answer``).
+
+    A reply that has nothing behind its thinking is searched whole.
+    """
+    said = behind_thinking(reply.strip()) or reply
+    _, found, text = said.replace("*", "").rpartition(prompts.MEMAGENT_ANSWER_MARK)
+    for mark in MARKS:
+        text = text.replace(mark, "")
+    return text.strip().strip(".").strip() if found else ""
+
+
+def estimate_cell(cell: PlannedCell) -> Estimate:
+    """Every call reads a section, the memory and the problem twice, and writes as many tokens as an answer has."""
+    params, work = params_of(Params, cell.spec), cell.work
     each = math.ceil(work.context_tokens / params.chunk_tokens) + 1
     prompt = min(params.chunk_tokens, work.context_tokens) + params.memory_tokens + 2 * work.question_tokens
     if work.prompt_tokens is not None:  # it ran: tokens are those of all calls of a question
         prompt, work = work.prompt_tokens / each, replace(work, answer_tokens=work.answer_tokens / each)
     calls = work.questions * each
-    return reading_cell(config, replace(work, questions=calls), dtype, prompt, work.questions, calls)
+    return reading(replace(cell, work=replace(work, questions=calls)), prompt, work.questions, calls)
 
 
 def make(spec: SystemSpec, resources: Resources) -> MemoryAgent:
-    """Open the model."""
-    return MemoryAgent(read_params(Params, spec.params, "systems.yaml: params of kind 'memory_agent'"), resources)
+    return MemoryAgent(params_of(Params, spec), resources)

@@ -1,62 +1,84 @@
-"""Memory store: an agent keeps a text as short facts, updates them as it reads on, and answers from those that a question recalls.
+"""Memory store: an agent keeps a text as short facts, updates them as it reads on, and answers from those it recalls.
 
-Source: the family of Mem0 (mem0ai/mem0, arXiv 2504.19413). The algorithm here is this project's own:
+The idea is that of Mem0 (mem0ai/mem0, arXiv 2504.19413); the algorithm is this project's own:
 
-1. Extract. Each document gives statements that stand by themselves. ``agent: model`` asks the entry's model once a document (JSON);
-   ``agent: rules`` takes the sentences that name two entities or more (baselines.extraction), with the document's title before them.
-2. Store, in the order of the documents. ``agent: model`` shows the model a document's statements and the ``neighbours`` memories nearest
-   to each, and it says for each statement whether to add it, to update or delete one of those memories, or to do nothing (JSON). ``agent: rules``
-   keeps one memory of statements about the same entities of which one's words contain the other's, the fuller one, and deletes
-   nothing: from words alone a changed value cannot be told from another value.
-3. Recall. The memories nearest to the question, down to ``nearness`` of the nearest one's cosine, the nearest about each name in the question
-   that none of them holds, and, ``hops`` - 1 times, those about each name that the first ``hop_memories`` brought up and the question lacks. ``read_k`` of them are read by the common reader as documents.
+1. Extract. Each document gives statements that stand by themselves. ``agent: model`` asks the entry's model once a
+   document (JSON). ``agent: rules`` takes the sentences that name two entities or more (baselines.parts.extraction),
+   with the document's title before them.
+2. Store, in the order of the documents. ``agent: model`` shows the model a document's statements and the ``neighbours``
+   memories nearest to each. It says for each statement whether to add it, to update or delete one of those memories, or
+   to do nothing (JSON). ``agent: rules`` keeps the fuller of two statements about the same entities where the words of
+   one contain the other's. It deletes nothing: words alone do not tell a changed value from another value.
+3. Recall. First come the memories nearest to the question, down to ``nearness`` of the nearest one's cosine, and the
+   nearest about each name in the question that none of them holds. Then come, ``hops`` - 1 times, those about each name
+   that the first ``hop_memories`` brought up and the question lacks. The common reader reads ``read_k`` of them.
 
-Kept of Mem0: extraction, the four operations against the ten nearest memories, recall by vectors, an answer from memories alone.
-Changed: no running summary (documents are no conversation), recall in hops, the reader and its prompt. ``phrases: words`` recalls by bags of words
-where no embedder of short statements is at hand, ``both`` by the two together.
+As in Mem0: extraction, the four operations against the ten nearest memories, recall by vectors, an answer from memories
+alone. Different: no running summary (documents are no conversation), recall in hops, the reader and its prompt.
+``phrases: words`` recalls by bags of words where no embedder of short statements is at hand, ``both`` by the two
+together.
 
-A store of rules does not depend on the order of documents; one made by a model does, so every overlay pays for a store of its own, except
-for the extraction, which is made once a document.
+A store of rules does not depend on the order of documents, but one made by a model does. So every overlay pays for a
+store of its own; only the extraction is made once a document.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from time import perf_counter
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from baselines.base import Resources, read_params
-from baselines.extraction import entity_spans, normalised, read_reply, sentences, split_title
-from baselines.models import Reader, open_embedder, take_usage
-from baselines.phrases import KINDS, Phrases, open_encoder
-from baselines.planning import TimeLimit
-from baselines.reading import RagParams, ReadingSystem, Selection
-from configs.errors import UserError
-from configs.load import SystemSpec
-from configs.records import CorpusView, Document, Question
+from baselines.base import Resources, params_of
+from baselines.parts.extraction import (
+    LEFT_OUT,
+    NO_LIST,
+    ask_for_lists,
+    entity_spans,
+    normalised,
+    sentences,
+    split_title,
+)
+from baselines.parts.models import ReadingModel, open_embedder
+from baselines.parts.phrases import Kind, Phrases, open_encoder
+from baselines.parts.reading import RagParams, ReaderInput, ReadingSystem, TimeLimit
+from baselines.parts.retrieval import KEPT_OVERLAYS
+from msa_base.records import CorpusView, Document, LayeredCorpus, Question, tie_order
+from msa_base.replies import Losses
+from msa_base.specs import SystemSpec
+from msa_base.validate import Count, Share
 
+NEEDS = ("model", "index")
 PLANS_TIME = True  # a cell's status depends on the profile's limit
-AGENTS = ("model", "rules")
 REPLY_TOKENS = 1024
+EVENTS = ("ADD", "UPDATE", "DELETE", "NONE")
+UNDONE, UNTOLD = "operations_left_undone", "facts_without_operation"  # what is lost of an update
+NUMBER_AS_TEXT, NO_TEXT = "numbers_as_text", "update_without_text"  # what is repaired of it
 BATCH = 16  # documents that a model extracts from at a time
-KEPT_STORES = 32  # the heads of one cell; a needle's overlay is asked once
 
-EXTRACT_PROMPT = """List the facts that a text states, each as one short sentence that stands by itself: names in place of pronouns, numbers
+EXTRACT_PROMPT = """List the facts that a text states, each as one short sentence that stands by itself: names in \
+place of pronouns, numbers
 and dates as they are. Reply with JSON alone, in the form of this example.
 Text: Radio City was started on 3 July 2001. It plays Hindi songs.
 Reply: {{"facts": ["Radio City was started on 3 July 2001.", "Radio City plays Hindi songs."]}}
 Text: {text}
 Reply: """
-UPDATE_PROMPT = """You keep a memory of facts. For each new fact say what to do: ADD it, UPDATE a memory with it (give the memory's number and its new
-text), DELETE a memory that it shows to be wrong (give its number; the fact itself is then added), or NONE where it is known already.
+UPDATE_PROMPT = """You keep a memory of facts. For each new fact say what to do: ADD it, UPDATE a memory with it \
+(give the memory's number and its new
+text), DELETE a memory that it shows to be wrong (give its number; the fact itself is then added), or NONE where it \
+is known already.
 Reply with JSON alone, in the form of this example.
 Memories: {{"4": "Radio City plays English songs."}}
 New facts: {{"0": "Radio City plays English and Hindi songs.", "1": "Radio City was started in 2001."}}
-Reply: {{"operations": [{{"fact": 0, "event": "UPDATE", "memory": 4, "text": "Radio City plays English and Hindi songs."}}, {{"fact": 1, "event": "ADD"}}]}}
+Reply: {{"operations": [{{"fact": 0, "event": "UPDATE", "memory": 4, "text": "Radio City plays English and Hindi \
+songs."}}, {{"fact": 1, "event": "ADD"}}]}}
 Memories: {memories}
 New facts: {facts}
 Reply: """
@@ -66,20 +88,12 @@ Reply: """
 class Params(RagParams):
     """Who extracts and updates, and how far recall goes."""
 
-    agent: str = "model"
-    phrases: str = "model"
-    neighbours: int = 10
-    hops: int = 2
-    hop_memories: int = 2  # recalled memories whose names the next hop follows
-    nearness: float = 0.9  # a memory less near to the question than this share of the nearest is not read
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value, known in (("agent", self.agent, AGENTS), ("phrases", self.phrases, KINDS)):
-            if value not in known:
-                raise UserError(f"{name} '{value}': set one of {', '.join(known)}")
-        if min(self.neighbours, self.hops, self.hop_memories) < 1:
-            raise UserError("neighbours, hops and hop_memories must be 1 or more")
+    agent: Literal["model", "rules"] = "model"
+    phrases: Kind = "model"
+    neighbours: Count = 10
+    hops: Count = 2
+    hop_memories: Count = 2  # recalled memories whose names the next hop follows
+    nearness: Share = 0.9  # a memory less near to the question than this share of the nearest is not read
 
 
 @dataclass
@@ -91,7 +105,6 @@ class Store:
     next: int = 0
 
     def add(self, text: str, source: int) -> None:
-        """A new memory."""
         self.texts[self.next], self.sources[self.next] = text, [source]
         self.next += 1
 
@@ -102,7 +115,6 @@ class Store:
             self.sources[number].append(source)
 
     def delete(self, number: int) -> None:
-        """Forget a memory."""
         del self.texts[number], self.sources[number]
 
 
@@ -110,7 +122,6 @@ class RuleAgent:
     """Extraction and updates by rule; see the module's docstring."""
 
     def extract(self, texts: Sequence[str]) -> list[list[str]]:
-        """The statements of each text."""
         return [list(_statements(text)) for text in texts]
 
     def store(self, documents: Iterable[tuple[Document, list[str]]], phrases: Phrases) -> Store:
@@ -134,28 +145,38 @@ class RuleAgent:
 
 
 class ModelAgent:
-    """Extraction and updates by a model.
-
-    Args:
-        limit: refuses a cell that would take too long at the speed of the calls so far.
+    """Extraction and updates by a model; what a reply does not say as it was asked to is lost, and counted in
+    ``losses``. ``limit`` refuses a cell too slow.
     """
 
-    def __init__(self, reader: Reader, params: Params, limit: TimeLimit) -> None:
+    def __init__(self, reader: ReadingModel, params: Params, limit: TimeLimit) -> None:
         self.reader, self.params, self.limit = reader, params, limit
-        self.calls = self.failures = 0  # replies without the JSON asked for are failures: such a document says nothing
+        self.losses = Losses()
+        self._lost_of: dict[str, Counter[str]] = {}  # of extraction, by text
+
+    @property
+    def failures(self) -> int:
+        """Replies, facts and operations that were lost."""
+        return self.losses.lost.total()
 
     def extract(self, texts: Sequence[str]) -> list[list[str]]:
-        """The statements of each text."""
         found: list[list[str]] = []
         for start in range(0, len(texts), BATCH):
             started = perf_counter()
-            messages = [EXTRACT_PROMPT.format(text=text) for text in texts[start : start + BATCH]]
-            for reply in self.reader.generate(messages, REPLY_TOKENS):
-                facts = self._value(reply.text, "facts")
-                found.append([fact for fact in facts if isinstance(fact, str) and fact.strip()])
+            batch = texts[start : start + BATCH]
+            messages = [EXTRACT_PROMPT.format(text=text) for text in batch]
+            for text, facts in zip(batch, ask_for_lists(self.reader, messages, "facts", REPLY_TOKENS), strict=True):
+                found.append([fact for fact in facts or [] if isinstance(fact, str) and fact.strip()])
+                lost = {NO_LIST: 1} if facts is None else {LEFT_OUT: len(facts) - len(found[-1])}
+                self._lost_of[text] = Counter({kind: count for kind, count in lost.items() if count})
             left = len(texts) - start - len(messages)
             self.limit.check(left, (perf_counter() - started) / len(messages))
         return found
+
+    def count_extraction(self, texts: Iterable[str]) -> None:
+        """Count what was lost of some texts that were extracted from, now or before."""
+        for text in dict.fromkeys(texts):
+            self.losses.lost.update(self._lost_of.get(text, ()))
 
     def store(self, documents: Iterable[tuple[Document, list[str]]], phrases: Phrases) -> Store:
         """The store of some documents with their statements, one update after the other."""
@@ -167,9 +188,11 @@ class ModelAgent:
                 memories=json.dumps({str(number): store.texts[number] for number in near}, ensure_ascii=False),
                 facts=json.dumps({str(number): fact for number, fact in enumerate(facts)}, ensure_ascii=False),
             )
-            reply = self.reader.generate([message], REPLY_TOKENS)[0]
-            for operation in self._value(reply.text, "operations"):
-                _apply(operation, store, facts, near, document.doc_id)
+            operations = ask_for_lists(self.reader, [message], "operations", REPLY_TOKENS)[0]
+            if operations is None:
+                self.losses.lost[NO_LIST] += 1
+            told = {_apply(it, store, facts, near, document.doc_id, self.losses) for it in operations or ()}
+            self.losses.lost.update({UNTOLD: untold} if (untold := len(facts) - len(told - {None})) else {})
             self.limit.check(len(waiting) - place - 1, perf_counter() - started)
         return store
 
@@ -182,29 +205,48 @@ class ModelAgent:
         best = np.argsort(-scores, axis=1, kind="stable")[:, : self.params.neighbours]
         return sorted({numbers[place] for place in best.ravel()})
 
-    def _value(self, text: str, key: str) -> list:
-        found = read_reply(text, key)
-        self.calls += 1
-        self.failures += not isinstance(found, list)
-        return found if isinstance(found, list) else []
+
+def _apply(
+    operation: object, store: Store, facts: list[str], near: list[int], source: int, losses: Losses
+) -> int | None:
+    """Do what a model said of one fact, and give the fact's number. What names no fact, no event, or a memory that it
+    was not shown, is left undone and counted.
+    """
+    asked = operation if isinstance(operation, dict) else {}
+    event = asked.get("event")
+    event = event.strip().upper() if isinstance(event, str) else None
+    place, memory = _number(asked.get("fact"), losses), _number(asked.get("memory"), losses)
+    if place is None or not 0 <= place < len(facts) or event not in EVENTS:
+        losses.lost[UNDONE] += 1
+        return None
+    if event in ("UPDATE", "DELETE") and (memory not in near or memory not in store.texts):
+        losses.lost[UNDONE] += 1
+    elif event == "UPDATE":
+        text = asked.get("text")
+        given = isinstance(text, str) and bool(text.strip())
+        losses.repaired.update([] if given else [NO_TEXT])
+        store.update(memory, text if given else facts[place], source)
+    elif event != "NONE":
+        if event == "DELETE":
+            store.delete(memory)
+        store.add(facts[place], source)
+    return place
 
 
-def _apply(operation: object, store: Store, facts: list[str], near: list[int], source: int) -> None:
-    """Do what a model said of one fact; what names no fact, or a memory that it was not shown, is left undone."""
-    if not isinstance(operation, dict):
-        return
-    event, place, memory = str(operation.get("event")).upper(), operation.get("fact"), operation.get("memory")
-    if not isinstance(place, int) or not 0 <= place < len(facts):
-        return
-    known = isinstance(memory, int) and memory in near and memory in store.texts
-    if event == "UPDATE" and known:
-        text = operation.get("text")
-        store.update(memory, text if isinstance(text, str) and text.strip() else facts[place], source)
-    elif event == "DELETE" and known:
-        store.delete(memory)
-        store.add(facts[place], source)
-    elif event == "ADD":
-        store.add(facts[place], source)
+def _number(value: object, losses: Losses) -> int | None:
+    """A number of a fact or a memory, also where it is written as text or with a decimal point."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if isinstance(value, int):
+        return value
+    found = re.fullmatch(r"\s*(\d{1,9})(\.0*)?\s*", str(value), re.ASCII)
+    losses.repaired.update([NUMBER_AS_TEXT] if found else [])
+    return int(found[1]) if found else None
+
+
+def _any_of(text: str, sources: list[int]) -> int:
+    """One of a memory's documents, whichever was read first."""
+    return sources[int(tie_order(text, np.asarray(sources)).argmin())]
 
 
 def _statements(text: str) -> Iterable[str]:
@@ -234,44 +276,41 @@ class MemoryStore(ReadingSystem):
         self.agent = RuleAgent() if params.agent == "rules" else ModelAgent(self.reader, params, self.limit)
         self._embedder = open_embedder(resources.index_model, resources.threads) if resources.index_model else None
         self.encoder = open_encoder(params.phrases, self._embedder, "systems.yaml: params of kind 'memory_store'")
+        self.models = {"reader": self.reader, "embedder": self._embedder}
+        if isinstance(self.agent, ModelAgent):
+            self.models["store"] = self.agent.losses
         self._phrases = Phrases(self.encoder)
         self._extracted: dict[str, list[str]] = {}
-        self._view: CorpusView | None = None
 
     def ingest(self, view: CorpusView) -> None:
-        """Extract from every document of the view."""
+        super().ingest(view)
         self.limit.restart()
         texts = [document.text for document in view.base]
         texts += [document.text for overlay in view.overlays.values() for document in overlay.added]
         new = [text for text in dict.fromkeys(texts) if text not in self._extracted]
         self._extracted.update(zip(new, self.agent.extract(new), strict=True))
-        self._stores: dict[str, tuple[list[Document], np.ndarray]] = {}
-        self._view = view
+        if isinstance(self.agent, ModelAgent):
+            self.agent.count_extraction(texts)
+        self._stores = lru_cache(KEPT_OVERLAYS)(self._make)
 
     def memory_bytes(self, view: CorpusView) -> int:
         """Bytes of the texts and vectors of all memories met so far."""
         return self._phrases.vectors.nbytes + sum(len(text.encode()) for text in self._phrases.texts)
 
-    def take_usage(self) -> dict[str, Any]:
-        """What served models cost, the embedder among them."""
-        return take_usage(reader=self.reader, embedder=self._embedder)
-
-    def select(self, questions: list[Question], view: CorpusView) -> list[Selection]:
-        """Recall the memories of each question."""
-        if view is not self._view:
-            self.ingest(view)
-        stores = [self._store(question, view) for question in questions]
-        selections = []
+    def select(self, questions: list[Question], view: CorpusView) -> list[ReaderInput]:
+        stores = [self._stores(view.documents(question)) for question in questions]
+        inputs = []
         for question, (memories, vectors) in zip(questions, stores, strict=True):
-            started = perf_counter()
+            started_s = perf_counter()
             read, recalled = self._recall(question.text, memories, vectors) if memories else ([], [])
-            if self.params.order == "best_last":
-                read.reverse()
             sources = list(dict.fromkeys(memory.doc_id for memory in recalled))
-            selections.append(Selection(read, {"memory_store": sources}, {"retrieve": perf_counter() - started}))
-        return selections
+            stage_s = {"retrieve": perf_counter() - started_s}
+            inputs.append(ReaderInput(self.params.in_order(read), {"memory_store": sources}, stage_s))
+        return inputs
 
-    def _recall(self, question: str, memories: list[Document], vectors: np.ndarray) -> tuple[list[Document], list[Document]]:
+    def _recall(
+        self, question: str, memories: list[Document], vectors: np.ndarray
+    ) -> tuple[list[Document], list[Document]]:
         """The memories to read, each hop's finds behind what led to them, and ``routed_k`` in the order of recall."""
         near, scores = self._nearest(question, vectors)
         close = [place for place in near if scores[place] >= self.params.nearness * scores[near[0]]]
@@ -279,45 +318,38 @@ class MemoryStore(ReadingSystem):
             holding = [place for place in near if _holds(memories[place].text, name)]
             if not set(holding) & set(close):
                 close += holding[:1]
-        front, asked = close[: self.params.hop_memories], question
+        front, known_text = close[: self.params.hop_memories], question
         chain = list(front)
         for _ in range(self.params.hops - 1):
-            found = [place for known in front for place in self._about(memories[known].text, asked, memories, vectors)]
-            asked += "".join(f" {memories[place].text}" for place in front)
+            texts = [memories[place].text for place in front]
+            found = [place for text in texts for place in self._about(text, known_text, memories, vectors)]
+            known_text = " ".join([known_text, *texts])
             front = [place for place in dict.fromkeys(found) if place not in close][: self.params.hop_memories]
             chain += front
         read = list(dict.fromkeys([*chain, *close]))[: self.params.read_k]
         recalled = list(dict.fromkeys([*read, *near]))[: self.params.routed_k]
         return [memories[place] for place in read], [memories[place] for place in recalled]
 
-    def _about(self, text: str, asked: str, memories: list[Document], vectors: np.ndarray) -> Iterator[int]:
+    def _about(self, text: str, known_text: str, memories: list[Document], vectors: np.ndarray) -> Iterator[int]:
         """The nearest memories about each name that a memory has and the question, or an earlier hop, has not."""
         for name in sorted(_names(text)):
-            if not _holds(asked, name) and not name.replace(" ", "").isdigit():
+            if not _holds(known_text, name) and not name.replace(" ", "").isdigit():
                 near, _ = self._nearest(name, vectors)
                 yield from (place for place in near if _holds(memories[place].text, name))
 
     def _nearest(self, text: str, vectors: np.ndarray) -> tuple[list[int], np.ndarray]:
-        """The ``routed_k`` nearest memories, and how near each memory is; of equals the first by text, as they are sorted."""
+        """The ``routed_k`` nearest memories, of equals the first in their order, and how near each memory is."""
         scores = np.round(vectors @ self.encoder.questions([text])[0], 6)
         return np.argsort(-scores, kind="stable")[: self.params.routed_k].tolist(), scores
 
-    def _store(self, question: Question, view: CorpusView) -> tuple[list[Document], np.ndarray]:
-        key = question.overlay_id or ""
-        found = self._stores.get(key)
-        if found is None:
-            if len(self._stores) == KEPT_STORES:
-                del self._stores[next(iter(self._stores))]
-            found = self._stores[key] = self._make(view.documents(question))
-        return found
-
-    def _make(self, documents: Iterable[Document]) -> tuple[list[Document], np.ndarray]:
+    def _make(self, documents: LayeredCorpus) -> tuple[list[Document], np.ndarray]:
         store = self.agent.store(((document, self._extracted[document.text]) for document in documents), self._phrases)
-        items = sorted((text, store.sources[number][0]) for number, text in store.texts.items())
+        # equals are recalled in an order of their texts' digests, and a memory of several documents cites any of them
+        items = [(text, _any_of(text, store.sources[number])) for number, text in store.texts.items()]
+        items.sort(key=lambda item: hashlib.sha256(item[0].encode()).digest())
         numbers = self._phrases.numbers([text for text, _ in items])
         return [Document(source, text, 0) for text, source in items], self._phrases.vectors[numbers]
 
 
 def make(spec: SystemSpec, resources: Resources) -> MemoryStore:
-    """Open the reader and the embedder."""
-    return MemoryStore(read_params(Params, spec.params, "systems.yaml: params of kind 'memory_store'"), resources)
+    return MemoryStore(params_of(Params, spec), resources)

@@ -7,66 +7,88 @@ met and routed beside it. ``max_rounds: 1`` is MSA without interleave; ``constra
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 
-from baselines.base import IndexResources, Resources, System, read_params
-from configs.errors import UserError
-from configs.load import IndexSpec, SystemSpec, build
-from configs.records import Answer, CorpusView, Document, Question
-from configs.tables import read_corpus
-from msa import checkpoint, sharded
-from msa.bank import Bank, Segment
-from msa.encode import SEGMENT_TOKENS, Encoder
-from msa.generate import Interleave, Limits, Trace
-from msa.memory import BankMemory, scans_of
-from msa.model import MSAModel
+from baselines.base import (
+    NOT_ESTIMATED,
+    Estimate,
+    IndexResources,
+    MemoryPart,
+    PlannedCell,
+    Resources,
+    System,
+    params_of,
+)
+from baselines.parts.cost import CACHE_COPIES, TEMPLATE_TOKENS, texts, weights
+from msa.checkpoints import read
+from msa.generation.generate import Interleave, Limits, Trace
+from msa.memory import sharded
+from msa.memory.bank import Bank
+from msa.memory.encode import SEGMENT_TOKENS, Encoder
+from msa.memory.parallel import joined
+from msa.memory.routed import BankMemory, scans_of
+from msa.memory.segment import Segment
+from msa.memory.tiers import Tiers, placed
+from msa.model import cost
+from msa.model.config import ModelConfig
+from msa.model.cost import Cost, Documents, Storage
+from msa.model.decoder import MSAModel
+from msa.model.prompt import Prompter
 from msa.ops import dispatch
-from msa.parallel import joined
-from msa.prompt import Prompter
-from msa.tiers import Tiers, placed
+from msa_base.errors import UserError
+from msa_base.records import Answer, CorpusView, Document, Question
+from msa_base.specs import IndexSpec, SystemSpec
+from msa_base.tables import read_corpus
+from msa_base.validate import Count, Threads, Tokens, Weight
+
+NEEDS = ("model", "index")
+INDEX_NEEDS = ("model",)
+TOKENISED_BYTES = 140  # of a token between tokenizer and model: Python's lists, and what the tokenizer keeps (measured)
+CITATION_TOKENS = 8  # `[123456]` and the end of a citation
+SCAN_TILE = 2048  # chunks that are scored at once (msa.ops.keys.Scan)
 
 
 @dataclass(frozen=True)
 class Params:
-    """Bounds of Memory Interleave, how many questions are answered together, the bank's :class:`msa.tiers.Tiers`, over how
-    many processes it is sharded, and what computes (``kernels``: auto, reference, cpu or triton; :mod:`msa.ops.dispatch`).
+    """Bounds of Memory Interleave, questions answered together, the bank's tiers, the ``ranks`` (processes) that it is
+    sharded over, and what computes (msa.ops.dispatch).
     """
 
-    max_rounds: int = 3
-    max_ids: int = 4
-    max_fetched_tokens: int = 512
+    max_rounds: Count = 3
+    max_ids: Count = 4
+    max_fetched_tokens: Count = 512
     constrain_ids: bool = True
-    routing_prior: float = 4.0
-    batch: int = 64
-    tiers: dict[str, Any] = field(default_factory=dict)
-    ranks: int = 1
-    kernels: str = "auto"
+    routing_prior: Weight = 4.0
+    batch: Count = 64
+    tiers: Tiers = field(default_factory=Tiers)
+    ranks: Threads = 1
+    kernels: Literal["auto", "reference", "cpu", "triton"] = "auto"
 
 
 @dataclass(frozen=True)
 class IndexParams:
-    """How a bank is encoded and stored: precisions at rest and of computation, padded tokens encoded at a time, tokens of a segment."""
+    """How a bank is encoded and stored: precisions at rest and of computation, padded tokens at a time, segments."""
 
-    key_dtype: str = "float32"
-    content_dtype: str = "float32"
-    precision: str = "float32"
-    batch_tokens: int = 2048
-    segment_tokens: int = SEGMENT_TOKENS
+    key_dtype: Literal["float32", "bfloat16", "float8", "int8"] = "float32"
+    content_dtype: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    batch_tokens: Count = 2048
+    segment_tokens: Tokens = SEGMENT_TOKENS
 
 
 def _open(model: Path | None, threads: int) -> tuple[MSAModel, Prompter]:
     if model is None:
         raise UserError("systems.yaml: MSA needs a model; add `model:` to its entry and to its index's")
-    return checkpoint.open_model(model, threads)
+    return read.open_model(model, threads)
 
 
 def build_index(spec: IndexSpec, resources: IndexResources, directory: Path) -> None:
     """Encode a corpus into a bank, segment by segment."""
-    params = read_params(IndexParams, spec.params, "systems.yaml: params of kind 'msa_system'")
+    params = params_of(IndexParams, spec)
     model, prompter = _open(resources.model, resources.threads)
     encoder = Encoder(
         model, prompter, params.key_dtype, params.content_dtype, params.batch_tokens, resources.model, params.precision
@@ -86,12 +108,13 @@ class MSASystem(System):
         self.model, self.prompter = _open(resources.model, resources.threads)
         self.bank = Bank.open(resources.index, Encoder(self.model, self.prompter, directory=resources.model).signature)
         self.encoder = Encoder.of(self.bank, self.model, self.prompter)
-        self.tiers: Tiers = build(Tiers, params.tiers, "systems.yaml: params of kind 'msa_system': tiers")
+        self.tiers = params.tiers
         self._ranks = ExitStack()
         if params.ranks > 1:
             threads = max(1, resources.threads // params.ranks)
             torch.set_num_threads(threads)
-            self._ranks.enter_context(joined(params.ranks, sharded.command(resources.index, params.tiers, threads, params.kernels)))
+            command = sharded.command(resources.index, asdict(params.tiers), threads, params.kernels)
+            self._ranks.enter_context(joined(params.ranks, command))
             self._ranks.callback(sharded.stop)
         self._overlays: dict[Document, Segment] = {}  # heads recur from context to context
         self._view: CorpusView | None = None
@@ -101,7 +124,7 @@ class MSASystem(System):
         self._base = self.bank.prefix(len(view.base))
         ends = [0, len(view.base) // 2, len(view.base) - 1] if len(view.base) else []
         if [view.base[place].doc_id for place in ends] != self._base.doc_ids[ends].tolist():
-            raise UserError("the bank is of another corpus than its view; run `python -m baselines.index` again")
+            raise UserError("the bank is of another corpus than its view: run `baselines.drivers.index` again")
         self._view = view
         if self.params.ranks > 1:
             self._shard, self._scans = sharded.own_shard(self._base, self.tiers, self.model.device)
@@ -116,16 +139,16 @@ class MSASystem(System):
 
     def kernels(self) -> dict[str, str]:
         """What computes over the present view's keys."""
-        parts = self._scans[0] if self._scans else []
-        keys = parts[0].quick.values if parts else torch.empty(0, self.model.config.routing_width, device=self.model.device)
-        return dispatch.chosen(keys)
+        if self._scans and self._scans[0]:
+            keys = self._scans[0][0].scanned.values
+        else:
+            keys = torch.empty(0, self.model.config.routing_width, device=self.model.device)
+        return dispatch.chosen(keys) | (super().kernels() or {})
 
     def memory_bytes(self, view: CorpusView) -> int:
-        """Bytes of the view's prefix of the bank."""
         return self.bank.prefix(len(view.base)).nbytes
 
     def answer(self, questions: list[Question], view: CorpusView) -> list[Answer]:
-        """Answer in batches of questions that share overlays where they can."""
         if view is not self._view:
             self.ingest(view)
         limits = Limits(**{item.name: getattr(self.params, item.name) for item in fields(Limits)})
@@ -148,7 +171,7 @@ class MSASystem(System):
         if fresh:
             encoded = self.encoder.segment(fresh)
             for place, document in enumerate(fresh):
-                self._overlays[document] = encoded.take(torch.tensor([place]))
+                self._overlays[document] = encoded.select(torch.tensor([place]))
         overlay = Segment.join([self._overlays[document] for document in documents]) if documents else None
         column = {document: number for number, document in enumerate(documents)}
         sees = torch.zeros(len(batch), len(documents), dtype=torch.bool)
@@ -156,10 +179,11 @@ class MSASystem(System):
             sees[row, [column[document] for document in added]] = True
         hidden = [[document.doc_id for document in added] for added in overlays]
         top_k = self.model.config.top_k_documents
+        arguments = self._shard, overlay, sees, hidden, top_k, self._scans
         if self.params.ranks > 1:
-            memory = sharded.ShardedMemory(self._shard, overlay, sees, hidden, top_k, self._scans, len(self._base))
+            memory = sharded.ShardedMemory(*arguments, documents=len(self._base))
         else:
-            memory = BankMemory(self._shard, overlay, sees, hidden, top_k, self._scans)
+            memory = BankMemory(*arguments)
         by_id = {q.question_id: {d.doc_id: d for d in added} for q, added in zip(batch, overlays, strict=True)}
         return memory, by_id
 
@@ -183,6 +207,111 @@ def _answer(trace: Trace) -> Answer:
     )
 
 
+def estimate_cell(cell: PlannedCell) -> Estimate:
+    """Every round routes over every chunk, fetches the winners and reads them; then the answer is written."""
+    config, work, dtype = cell.reader, cell.work, cell.dtype
+    if config is None or cell.index is None or not config.routed_layers:
+        return NOT_ESTIMATED
+    bounds, stored = params_of(Params, cell.spec), params_of(IndexParams, cell.index)
+    tiers = bounds.tiers
+    storage = Storage(stored.key_dtype, stored.content_dtype, tiers.keys, tiers.content, tiers.scan)
+    batch, chunks = min(bounds.batch, work.questions), work.base.chunks(config.pool_tokens)
+    slots = config.top_k_documents * -(-work.document_tokens // config.pool_tokens)
+    # every question of a batch is scored over the overlays of all of them, and then sees its own
+    scored = chunks + work.overlay.chunks(config.pool_tokens) * min(1.0, batch / work.questions)
+
+    rounds = min(work.rounds, bounds.max_rounds)
+    prefills, fetched = rounds + 1, work.document_tokens + CITATION_TOKENS
+    opening = TEMPLATE_TOKENS + work.question_tokens
+    read = prefills * opening + fetched * rounds * prefills / 2  # each prefill holds what earlier rounds fetched
+    if work.prompt_tokens is not None:
+        read = max(prefills * opening, work.prompt_tokens - work.request_tokens)
+    row = read / prefills
+    prefill = cost.read_cost(config, row, slots=slots, routes=True, logits=1)
+    request = cost.read_cost(config, work.request_tokens, before=row, slots=slots, logits=1)
+    step = cost.read_cost(config, 1, before=row, slots=slots, logits=1)
+    routing_tokens = prefills * work.question_tokens + rounds * fetched
+    route = cost.route_cost(config, round(scored), routing_tokens, storage.scan or storage.key_dtype, batch)
+    passes, model = -(-work.questions // batch), Cost(read_bytes=cost.weight_bytes(config, dtype))
+    stages = {
+        encoding(stored.precision): cost.encode_cost(config, work.overlay) if work.fresh else Cost(),
+        "prefill": prefill * (prefills * work.questions) + model * (passes * prefills),
+        "route": route * work.questions,
+        "fetch": cost.fetch_cost(config, slots, storage.content_dtype) * (prefills * work.questions),
+        "answer": (request + step * work.answer_tokens) * work.questions + model * (passes * (work.answer_tokens + 1)),
+    }
+
+    # rows are padded to the longest, which holds what all its rounds fetched
+    most = opening + min(bounds.max_fetched_tokens, bounds.max_rounds * bounds.max_ids * fetched)
+    if work.longest_tokens is not None and rounds:
+        most = opening + 2 * max(0.0, work.longest_tokens - prefills * opening - work.request_tokens) / prefills
+    cache = cost.cache_bytes(config, most + work.request_tokens + work.answer_tokens, slots, dtype)
+    busy = cost.activation_bytes(config, most, dtype, slots) + CACHE_COPIES * cache
+    # scores of a tile by token and of all chunks; score, order and mask of a document
+    busy += most * SCAN_TILE * 2 + scored * 4 + (len(work.base) + len(work.overlay)) * 13
+    # each document of the overlays by itself, and those of a batch joined
+    overlays = 2 * sum(cost.bank_bytes(config, work.overlay, storage).values())
+    bank = cost.bank_bytes(config, work.base, storage, -(-work.base.tokens // stored.segment_tokens))
+    parts = (
+        weights(config, dtype),
+        *_bank_parts(config, bank, chunks, storage),
+        MemoryPart("overlays", overlays, "device"),
+        MemoryPart("work", batch * busy, "device"),
+        texts(work.corpus or work.base, work.overlay),
+    )
+    return Estimate(parts, stages, view_bytes=sum(bank.values()))
+
+
+def _bank_parts(config: ModelConfig, bank: dict[str, int], chunks: int, storage: Storage) -> list[MemoryPart]:
+    """A bank's parts where questions are answered: keys (or their coarser copy), content, tables."""
+    keys = MemoryPart("routing keys", bank["routing keys"], storage.key_tier, sharded=True, stored=True)
+    scan = []
+    if storage.scan is not None:
+        scan = [MemoryPart("key scan", cost.key_bytes(config, chunks, storage.scan), storage.key_tier, sharded=True)]
+        keys = replace(keys, tier="disk")
+    content = MemoryPart("content", bank["content"], storage.content_tier, sharded=True, stored=True)
+    return [*scan, keys, content, MemoryPart("tables", bank["tables"], "host")]
+
+
+def estimate_index(spec: IndexSpec, config: ModelConfig | None, documents: Documents, dtype: str) -> Estimate:
+    """Encoding a corpus into a bank on disk, a segment at a time."""
+    if config is None or not config.routed_layers:
+        return NOT_ESTIMATED
+    stored = params_of(IndexParams, spec)
+    segments = -(-documents.tokens // stored.segment_tokens)
+    bank = cost.bank_bytes(config, documents, Storage(stored.key_dtype, stored.content_dtype), segments)
+    bank["text of the bank"] = documents.text_bytes + cost.ID_BYTES * (len(documents) + segments)
+    rounded = 0
+    if stored.key_dtype != "float32":
+        rounded = cost.key_bytes(config, documents.chunks(config.pool_tokens), "float32")
+    share = min(1.0, stored.segment_tokens / max(1, documents.tokens))
+    segment = share * (sum(bank.values()) + rounded + TOKENISED_BYTES * documents.tokens)
+    parts = (
+        weights(config, dtype),
+        *(MemoryPart(name, size, "disk") for name, size in bank.items()),
+        MemoryPart("segment, being made", segment, "host"),
+        MemoryPart("work", cost.activation_bytes(config, stored.batch_tokens, dtype), "device"),
+        texts(documents),
+    )
+    return Estimate(parts, {encoding(stored.precision): cost.encode_cost(config, documents)})
+
+
+def encoding(precision: str) -> str:
+    """The stage of encoding documents, whose rate depends on the precision of its computation."""
+    return f"encode {precision}"
+
+
+def index_parts(directory: Path) -> dict[str, int]:
+    """Bytes of a bank's routing keys, scales included, by the headers of its segments."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in directory.glob("segment-*.safetensors"):
+        with safe_open(path, "pt") as content:
+            keys = [name for name in content.keys() if ".routing" in name]  # noqa: SIM118
+            total += sum(content.get_tensor(name).nbytes for name in keys)
+    return {"routing keys": total}
+
+
 def make(spec: SystemSpec, resources: Resources) -> MSASystem:
-    """Open the model and its bank."""
-    return MSASystem(read_params(Params, spec.params, "systems.yaml: params of kind 'msa_system'"), resources)
+    return MSASystem(params_of(Params, spec), resources)

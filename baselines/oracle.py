@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from baselines.base import Resources, read_params
-from baselines.reading import ReadingSystem, Selection
-from configs.errors import UserError
-from configs.load import SystemSpec
-from configs.records import CorpusView, Document, Question
+from baselines.base import Estimate, PlannedCell, Resources, params_of
+from baselines.parts.cost import reading_documents
+from baselines.parts.reading import ReaderInput, ReadingSystem
+from msa_base.errors import UserError
+from msa_base.records import CorpusView, Question
+from msa_base.specs import SystemSpec
+
+NEEDS = ("model",)
 
 
 @dataclass(frozen=True)
@@ -23,33 +26,23 @@ class Oracle(ReadingSystem):
     def __init__(self, resources: Resources, gold: Mapping[str, list[int]]) -> None:
         super().__init__(resources)
         self._gold = gold
-        self._view: CorpusView | None = None
-        self._base: dict[int, Document] = {}
 
-    def ingest(self, view: CorpusView) -> None:
-        """Index the base by id."""
-        self._view, self._base = view, {document.doc_id: document for document in view.base}
+    def select(self, questions: list[Question], view: CorpusView) -> list[ReaderInput]:
+        inputs = []
+        for name, corpus in ((question.question_id, view.documents(question)) for question in questions):
+            found = [corpus.find(doc_id) for doc_id in self._gold[name]]
+            if None in found:
+                lost = f"document {self._gold[name][found.index(None)]}, which its corpus lacks"
+                raise UserError(f"gold.parquet: question {name} names {lost}; prepare the task again")
+            inputs.append(ReaderInput(found))
+        return inputs
 
-    def select(self, questions: list[Question], view: CorpusView) -> list[Selection]:
-        """The gold documents, as the question's overlay has them."""
-        if view is not self._view:
-            self.ingest(view)
-        return [Selection(self._gold_documents(question, view)) for question in questions]
 
-    def _gold_documents(self, question: Question, view: CorpusView) -> list[Document]:
-        added = {document.doc_id: document for document in view.overlay(question).added}
-        found = []
-        for doc_id in self._gold[question.question_id]:
-            document = added.get(doc_id) or self._base.get(doc_id)
-            if document is None:
-                raise UserError(
-                    f"gold.parquet: question {question.question_id} names document {doc_id}, which its corpus lacks; prepare the task again"
-                )
-            found.append(document)
-        return found
+def estimate_cell(cell: PlannedCell) -> Estimate:
+    """One gold document is read, as most questions have."""
+    return reading_documents(cell, 1)
 
 
 def make(spec: SystemSpec, resources: Resources, gold: Mapping[str, list[int]]) -> Oracle:
-    """Open the reader with the gold table."""
-    read_params(Params, spec.params, "systems.yaml: params of kind 'oracle'")
+    params_of(Params, spec)
     return Oracle(resources, gold)

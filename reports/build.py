@@ -8,159 +8,245 @@ Works on partial results: what has not run yet is shown as not measured. Example
 
 from __future__ import annotations
 
-import argparse
-import base64
-import io
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
 
-from configs.errors import run_command
-from configs.tables import whole_file
-from reports import bench, cells, claims, expected, headline, judging, plotting, provenance, scenarios, tables
+from msa_base.command import experiment_parser
+from msa_base.errors import run_command
+from msa_base.paths import SEAL
+from msa_base.seal import write_seal
+from msa_base.stages import Stages
+from msa_base.tables import whole_file
+from reports import bench, claims, expected, headline, predictions, sources, tiles
 from reports.evidence import NOT_MEASURED, Evidence
-from reports.figures import FIGURES
-from reports.statistics import loss
+from reports.figures import cost, heat, look, pareto, quality
+from reports.figures.panel import Panel, Swatch, panels
+from reports.published.reference import Reference, read_reference
+from reports.tables import causes, cells, costs, judges, leaderboard, provenance, scores
+from reports.tables.linked import linked
+from reports.tables.table import SHORT, Table, words
 
 TEMPLATES = Path(__file__).parent / "templates"
+ACCURACY = quality.overview, quality.scaling, heat.needles, heat.needle_depths, heat.needle_subtasks
+METHOD = quality.recall, quality.interleave
+COST = pareto.pareto, cost.cost, cost.latency_split, cost.time_share, cost.training
+SECTIONS = {
+    "top": "Summary",
+    "claims": "Claims",
+    "leaderboards": "Leaderboards",
+    "scaling": "Memory size",
+    "needles": "Needles",
+    "two-hop": "Two-hop",
+    "routing": "Routing",
+    "cost": "Cost",
+    "training": "Training",
+    "scores": "Scores",
+    "cells": "Cells",
+    "provenance": "Provenance",
+}.items()
+# tables that index.html.j2 shows where they belong; any other comes after the scores
+PLACED = {"claims", "expected", "comparisons", "interleave", "free_ids", "recall", "failures", "provenance", "status"}
+PLACED |= {"cost", "growth", "stages", "time", "tuning", "routing"}
+PLACED |= {"scores", "by_memory", "scenarios", "judgments", "agreement"}
+Draw = Callable[[Evidence, Reference], Figure | None]
+FIGURES: dict[str, Draw] = {draw.__name__: draw for draw in (*ACCURACY, *METHOD, *COST)}
 
 
-def figures(evidence: Evidence, reference: dict[str, Any]) -> dict[str, str | None]:
-    """Every figure as a data URI; None where nothing is measured yet."""
-    drawn = {name: draw(evidence, reference) for name, draw in FIGURES.items()}
-    routing = bench.read(benchmark(evidence))
-    if routing is not None:
-        drawn["roofline"] = bench.roofline(routing)
-    return {
-        name: figure and f"data:image/svg+xml;base64,{base64.b64encode(plotting.svg(figure)).decode()}"
-        for name, figure in drawn.items()
-    }
+@dataclass
+class Report:
+    """What a report says of the evidence: findings, tables, figures, and the summary of one screen."""
+
+    evidence: Evidence
+
+    @cached_property
+    def reference(self) -> Reference:
+        """The published numbers."""
+        return read_reference(systems=self.evidence.systems)
+
+    @cached_property
+    def headline(self) -> Table:
+        """The headline numbers."""
+        return headline.headline(self.evidence, self.reference)
+
+    @cached_property
+    def findings(self) -> list[claims.Finding]:
+        """The verdict on each published claim."""
+        return claims.find(self.evidence, self.reference)
+
+    @cached_property
+    def outcomes(self) -> list[expected.ExpectationResult]:
+        """The scores that the profile should reach."""
+        return expected.check(self.evidence)
+
+    @cached_property
+    def tables(self) -> dict[str, Table]:
+        """Every table by its name."""
+        evidence, roles = self.evidence, self.reference.played_by
+        made = [
+            claims.table(self.findings),
+            expected.table(self.outcomes),
+            *(scores.overview(evidence, context) for context in evidence.ends),
+            *leaderboard.leaderboards(evidence),
+            scores.by_memory(evidence),
+            scores.scores(evidence, scores.tasks_of_scores(evidence), evidence.contexts),
+            scores.comparisons(evidence, roles["ours"]),
+            scores.interleave(evidence, roles),
+            scores.free_ids(evidence, roles),
+            scores.recall(evidence, roles["ours"]),
+            *scores.scenarios(evidence),
+            *judges.tables(evidence),
+            causes.failures(evidence, roles["ours"]),
+            costs.cost(evidence),
+            costs.growth(evidence),
+            costs.stages(evidence),
+            costs.time(evidence),
+            costs.tuning(evidence),
+            provenance.made_from(evidence),
+            cells.statuses(evidence),
+            *([] if self.routing is None else [bench.table(self.routing)]),
+        ]
+        return {table.name: table for table in made}
+
+    @cached_property
+    def routing(self) -> bench.Rows | None:
+        """What `make bench` measured on this machine, beside the profiles; None where it was not run."""
+        return bench.read(self.evidence.paths.root.parent / "bench")
+
+    @property
+    def drawn(self) -> dict[str, Figure]:
+        """Every figure that has something to show, drawn anew: its layout is done once."""
+        drawn = {name: draw(self.evidence, self.reference) for name, draw in FIGURES.items()}
+        drawn["roofline"] = None if self.routing is None else bench.roofline(self.routing)
+        return {name: figure for name, figure in drawn.items() if figure}
+
+    @property
+    def figures(self) -> dict[str, str]:
+        """Every figure as an SVG file."""
+        return {name: look.svg(figure) for name, figure in self.drawn.items()}
+
+    def summary(self, page: Path | None = None) -> str:
+        """One screen: headline numbers, verdicts, expectations missed, failed cells, and where the report is."""
+        evidence = self.evidence
+        title, systems = evidence.experiment.profile.title, len(evidence.systems)
+        lines = [title, "", f"Cells of {systems} systems: {headline.cells_measured(evidence)}"]
+
+        def add(title: str, body: Table | list[str]) -> None:
+            text = (body.text() if body.rows else []) if isinstance(body, Table) else body
+            lines.extend(["", title, *(f"  {line}" for line in text)] if text else [])
+
+        add("Headline numbers, with 95 % intervals", self.headline)
+        if not any(evidence.tasks_of_role(role) for role in headline.HEADLINED):
+            add("Scores at the largest memory, with 95 % intervals", headline.largest(evidence))
+        own = [finding for finding in self.findings if not finding.elsewhere]
+        absent = len(self.findings) - len(own)
+        without = f"; {absent} of {len(self.findings)} are for other profiles" if absent else ""
+        verdicts = claims.table(own).only("title", "verdict", "published", "measured", "unit", "where")
+        body = [*verdicts.text(), *claims.notes(own)] if own else ["none for this profile"]
+        add(f"Published claims, verdicts from 95 % intervals{without}", body)
+        counts = Counter(outcome.verdict for outcome in self.outcomes)
+        add("Expected of this profile", [f"{count:>4} {word}" for word, count in counts.items()])
+        add("Missed", expected.table(outcome for outcome in self.outcomes if outcome.verdict == expected.MISSED))
+        failed = [f"{count:>4} {words(status)}: {', '.join(names)}" for status, count, names in cells.failed(evidence)]
+        add("Cells without a score", failed)
+        add("What models read", cells.prompts(evidence))
+        return "\n".join([*lines, *(["", f"Report: {page}"] if page else [])])
+
+    def page(self) -> str:
+        """The HTML page."""
+        evidence, profile = self.evidence, self.evidence.experiment.profile
+        boards = [table for name, table in self.tables.items() if name.startswith("leaderboard_")]
+        placed = {*PLACED, *(board.name for board in boards), *(f"scores_{context}" for context in evidence.ends)}
+        light, dark = look.variables()
+        return (
+            environment()
+            .get_template("index.html.j2")
+            .render(
+                profile=profile,
+                name=evidence.experiment.name,
+                reference=self.reference,
+                light=light,
+                dark=dark,
+                sections=SECTIONS,
+                tiles=list(tiles.tiles(evidence, self.reference)),
+                headline=self.headline,
+                cells=f"Cells: {headline.cells_measured(evidence)}",
+                tables=self.tables,
+                further=[self.tables[name] for name in self.tables if name not in placed],
+                boards=boards,
+                linked=lambda table: linked(table, evidence, self.reference),
+                runs=lambda cells: sources.runs(evidence, cells),
+                counts=Counter(finding.verdict for finding in self.findings),
+                ends=evidence.ends,
+                met=sum(outcome.verdict == expected.MET for outcome in self.outcomes),
+                figures={name: shown(name, figure) for name, figure in self.drawn.items()},
+                grid=cells.grid(evidence),
+                task_titles=[evidence.title(task) for task in profile.tasks],
+                status_letters={**cells.LETTERS, "ok": "✓"},
+                short={status: word for status, word in SHORT.items() if status != NOT_MEASURED},
+                failed=cells.failed(evidence),
+                prompts=cells.prompts(evidence),
+                machine=provenance.machine(evidence),
+            )
+        )
 
 
-def all_tables(
-    evidence: Evidence, reference: dict[str, Any], findings: list[claims.Finding]
-) -> dict[str, tables.Table]:
-    """Every table by its name."""
-    roles, contexts = reference["roles"], evidence.experiment.profile.contexts
-    made = [
-        tables.claims(findings),
-        *(tables.scores(evidence, context) for context in dict.fromkeys((contexts[0], contexts[-1]))),
-        tables.all_scores(evidence),
-        tables.comparisons(evidence, roles["ours"]),
-        tables.interleave(evidence, roles),
-        tables.free_ids(evidence, roles),
-        tables.recall(evidence, roles["ours"]),
-        tables.failures(evidence, roles["ours"]),
-        tables.cost(evidence),
-        tables.stages(evidence),
-        tables.time(evidence),
-        tables.tuning(evidence),
-        provenance.inputs(evidence),
-        *scenarios.tables(evidence),
-        *judging.tables(evidence),
-    ]
-    routing = bench.read(benchmark(evidence))
-    if routing is not None:
-        made.append(bench.table(routing))
-    return {table.name: table for table in made}
+class Placed(NamedTuple):
+    """A figure on the page: its panels, and the legend that they share, if they do."""
+
+    panels: list[Panel]
+    legend: tuple[Swatch, ...]
 
 
-def benchmark(evidence: Evidence) -> Path:
-    """Where `make bench` leaves its rows: beside the profiles, since it measures the machine."""
-    return evidence.paths.root.parent / "bench"
+def shown(name: str, figure: Figure) -> Placed:
+    """A figure as the page shows it."""
+    found = panels(figure, name, name.replace("_", " "))
+    legends = {panel.legend for panel in found}
+    return Placed(found, found[0].legend if len(found) > 1 and len(legends) == 1 else ())
 
 
-def scaling_by_heads(evidence: Evidence, ours: str) -> str:
-    """The loss over the whole range of memory with the replicate heads, not the questions, as the unit; empty without data."""
-    contexts = evidence.experiment.profile.contexts
-    for task in evidence.tasks_of_kind("scaling"):
-        paired = evidence.paired(task, (ours, contexts[-1]), (ours, contexts[0]), "accuracy")
-        heads = evidence.heads(task, contexts[0])
-        if paired is None or not set(paired.index) <= set(heads):
-            continue
-        groups = [heads[question_id] for question_id in paired.index]
-        found = loss(paired.to_numpy(), groups)
-        if found.method == "paired bootstrap" and len(set(groups)) > 1:
-            return f"{claims.show(found.scaled(100), ' %')} with the {len(set(groups))} replicate heads as the unit of resampling"
-    return ""
+def environment() -> Environment:
+    """The templates, which escape whatever a results tree holds."""
+    rules = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    found = Environment(loader=FileSystemLoader(TEMPLATES), **rules)
+    found.tests["several"] = lambda links: len(links) > 1
+    return found
 
 
-def render(
-    evidence: Evidence,
-    reference: dict[str, Any],
-    findings: list[claims.Finding],
-    outcomes: list[expected.Outcome],
-    made: dict[str, tables.Table],
-) -> str:
-    """The page."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    profile = evidence.experiment.profile
-    return environment.get_template("index.html.j2").render(
-        profile=profile,
-        name=evidence.experiment.name,
-        reference=reference,
-        tiles=headline.tiles(evidence, reference),
-        tables=made,
-        score_tables=[
-            made[f"scores_{context}"] for context in dict.fromkeys((profile.contexts[0], profile.contexts[-1]))
-        ],
-        outcomes=outcomes,
-        show=claims.show,
-        figures=figures(evidence, reference),
-        grid=cells.grid(evidence),
-        task_titles=[evidence.title(task) for task in profile.tasks],
-        status_letters={**cells.LETTERS, "ok": "✓"},
-        short={status: word for status, word in tables.SHORT.items() if status != NOT_MEASURED},
-        failed=cells.failed(evidence),
-        prompts=cells.prompts(evidence),
-        machine=provenance.machine(evidence),
-        by_heads=scaling_by_heads(evidence, reference["roles"]["ours"]),
-    )
-
-
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a CSV, whole or not at all."""
-    text = io.StringIO()
-    frame.to_csv(text, index=False)
-    with whole_file(path) as temporary:
-        temporary.write_text(text.getvalue())
+def answers(evidence: Evidence) -> str:
+    """The HTML page of predictions."""
+    choices, blocks = predictions.blocks(evidence)
+    name = evidence.experiment.name
+    template = environment().get_template("predictions.html.j2")
+    return template.render(name=name, choices=choices, blocks=blocks, most=predictions.MOST)
 
 
 def build(evidence: Evidence) -> str:
-    """Write the report's files, the page last; the one-screen summary as text.
-
-    Raises:
-        UserError: summary.parquet is missing, or a file of the tree is broken.
-    """
-    reference = claims.read_reference(systems=evidence.experiment.profile.systems)
-    findings, outcomes = claims.find(evidence, reference), expected.check(evidence)
-    made = all_tables(evidence, reference, findings)
-    page = evidence.paths.report / "index.html"
-    html = render(evidence, reference, findings, outcomes, made)
-    for table in made.values():
-        write_csv(table.frame, evidence.paths.report / f"{table.name}.csv")
-    write_csv(cells.frame(evidence), evidence.paths.report / "status.csv")
-    with whole_file(page) as temporary:
-        temporary.write_text(html)
-    return headline.text(evidence, reference, findings, outcomes, page)
+    """Write the report's files, the page last; the one-screen summary as text. UserErrors as :class:`Evidence`'s."""
+    report, folder = Report(evidence), evidence.paths.report
+    page = report.page()
+    for table in report.tables.values():
+        with whole_file(folder / f"{table.name}.csv") as temporary:
+            table.frame.to_csv(temporary, index=False)
+    summary = report.summary(folder / "index.html")
+    pages = {"summary.txt": f"{summary}\n", "predictions.html": answers(evidence), "index.html": page}
+    for name, text in pages.items():
+        with whole_file(folder / name) as temporary:
+            temporary.write_text(text)
+    names = [*pages, *(f"{table}.csv" for table in report.tables)]
+    write_seal(folder / SEAL, Stages(evidence.experiment).report(), names)
+    return summary
 
 
 def main() -> None:
     """Build one profile's report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
-    parser.add_argument("--results", default="results", type=Path, help="the results directory (default: results)")
-    parser.add_argument(
-        "--configs", default="configs", type=Path, help="the configuration directory (default: configs)"
-    )
+    parser = experiment_parser(__doc__)
     parser.add_argument("--print", action="store_true", dest="printed", help="print the one-screen summary as well")
     arguments = parser.parse_args()
     evidence = Evidence.read(arguments.profile, arguments.results, arguments.configs)

@@ -8,76 +8,38 @@ in miniature`` or does not. Print them::
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
-from configs.errors import UserError, run_command
-from configs.load import build, read_yaml
-from reports.evidence import NEEDLE_MEAN, NOT_MEASURED, Evidence
-from reports.statistics import STATISTICS, Interval, slope_interval
+from msa_base.command import experiment_parser
+from msa_base.errors import run_command
+from reports import trainings
+from reports.evidence import NOT_MEASURED, CellKey, Evidence, Paired
+from reports.published.reference import Claim, Least, Reference, read_reference
+from reports.statistics import Interval, compare, mcnemar
 from reports.summarise import POINTS
+from reports.tables import costs
+from reports.tables.table import Column, IntervalColumn, Table, figure, infinite, plain, words
 
-REFERENCE = Path(__file__).parent / "reference.yaml"
 INCONCLUSIVE = "inconclusive"
-NO_TASKS = "its tasks are not in this profile"  # a finding's remark
 EXACT = ("reproduced", "not reproduced")
 MINIATURE = ("holds in miniature", "does not hold in miniature")
-UNITS = {"loss": " %", "gain": " %", "difference": " points", "ratio": " x", "slope": ""}
-
-
-@dataclass(frozen=True)
-class Side:
-    """One mean of a claim: a system at a context, or at the ``smallest`` or ``largest`` that both sides have."""
-
-    system: str
-    context: str
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What a claim is measured on: tasks by name or all of a ``kind``, and the metric."""
-
-    metric: str
-    tasks: list[str] = field(default_factory=list)
-    kind: str | None = None
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A published claim; reference.yaml says what the fields mean and which unit the bounds have."""
-
-    title: str
-    source: str
-    published: float
-    statistic: str
-    first: Side
-    second: Side
-    exact: Measure
-    miniature: Measure
-    bound_source: str
-    above: float | None = None
-    at_most: float | None = None
-
-    @property
-    def unit(self) -> str:
-        """Suffix of the claim's numbers."""
-        return UNITS[self.statistic]
-
-    @property
-    def criterion(self) -> str:
-        """What the whole interval must satisfy."""
-        return f"above {self.above:g}{self.unit}" if self.at_most is None else f"at most {self.at_most:g}{self.unit}"
+TONES = {
+    **dict.fromkeys((EXACT[0], MINIATURE[0]), "good"),
+    **dict.fromkeys((EXACT[1], MINIATURE[1]), "bad"),
+    INCONCLUSIVE: "unsure",
+    NOT_MEASURED: "none",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim beside what was measured: the interval or None, the measured range in words, the verdict, and a remark."""
+    """A claim beside what was measured (or None): the range in words, the verdict, and why there is no number.
+
+    ``needed`` says of an inconclusive claim what would decide it, ``sign_test`` is McNemar's exact p of 0/1 scores, and
+    ``trainings`` how the figure varies between trainings of the models that it stands on.
+    """
 
     name: str
     claim: Claim
@@ -85,44 +47,23 @@ class Finding:
     where: str
     verdict: str
     remark: str = ""
+    elsewhere: bool = False  # the claim's entry names other profiles
+    needed: str = ""
+    sign_test: float | None = None
+    trainings: str = ""
 
 
-def read_reference(path: Path = REFERENCE, systems: Sequence[str] = ()) -> dict[str, Any]:
-    """The published numbers, with ``claims`` as checked :class:`Claim` objects and ``roles`` as names of systems.
-
-    Args:
-        systems: of the profile; a role is played by the first of its systems that is among them, else by its first.
-
-    Raises:
-        UserError: an unknown key, or a claim without exactly one bound.
-    """
-    reference = read_yaml(path)
-    roles = {role: next((name for name in names if name in systems), names[0]) for role, names in reference["roles"].items()}
-    claims = {}
-    for name, entry in reference["claims"].items():
-        where = f"{path}: claims: {name}"
-        parts = {"first": Side, "second": Side, "exact": Measure, "miniature": Measure}
-        entry = {
-            key: build(parts[key], value, f"{where}: {key}") if key in parts else value for key, value in entry.items()
-        }
-        claim = build(Claim, entry, where)
-        if (claim.above is None) == (claim.at_most is None):
-            raise UserError(f"{where}: needs one of the keys 'above' and 'at_most'")
-        if claim.statistic not in UNITS:
-            raise UserError(f"{where}: statistic: unknown name '{claim.statistic}' (known: {', '.join(UNITS)})")
-        first, second = (replace(side, system=roles.get(side.system, side.system)) for side in (claim.first, claim.second))
-        claims[name] = replace(claim, first=first, second=second)
-    return {**reference, "roles": roles, "claims": claims}
-
-
-def verdict(claim: Claim, measured: Interval | None, exact: bool) -> str:
+def verdict(claim: Claim, measured: Interval | None, exact: bool, least: Least) -> str:
     """The word for a claim.
 
-    A bound is met or missed only by a whole interval. Exact claims must also be compatible with the published number:
-    an effect that is real but wholly smaller than the published one is not reproduced.
+    A bound is met or missed only by a whole interval, and from as much as a verdict needs. Exact claims must also be
+    compatible with the published number: an effect that is real but wholly smaller than the published one is not
+    reproduced.
     """
     if measured is None:
         return NOT_MEASURED
+    if lacking(claim, measured, least):
+        return INCONCLUSIVE
     yes, no = EXACT if exact else MINIATURE
     if claim.at_most is not None:
         held, missed = measured.high <= claim.at_most, measured.low > claim.at_most
@@ -133,142 +74,181 @@ def verdict(claim: Claim, measured: Interval | None, exact: bool) -> str:
     return yes if held else no if missed else INCONCLUSIVE
 
 
-def find(evidence: Evidence, reference: dict[str, Any]) -> list[Finding]:
-    """A finding for each claim, in the order of the reference."""
-    return [_finding(evidence, reference, name, claim) for name, claim in reference["claims"].items()]
-
-
-def _finding(evidence: Evidence, reference: dict[str, Any], name: str, claim: Claim) -> Finding:
-    exact = evidence.experiment.name == reference["paper"]["profile"]
-    measure = claim.exact if exact else claim.miniature
+def lacking(claim: Claim, measured: Interval, least: Least) -> str:
+    """What a verdict needs and the measurement has not; empty where it has enough."""
+    units = measured.units or measured.n
+    counts = {"questions": (measured.n, least.questions)}
+    if units < measured.n:
+        counts["heads"] = (units, least.heads)
     if claim.statistic == "slope":
-        measured, where = _slope(evidence, claim, measure)
+        counts = {"sizes": (units, least.sizes), "timings a size": (measured.n // units, least.timings)}
+    few = {what: both for what, both in counts.items() if both[0] < both[1]}
+    return "; ".join(f"{found} {what}, a verdict needs {need}" for what, (found, need) in few.items())
+
+
+def needed(claim: Claim, measured: Interval) -> str:
+    """How much would decide a claim if point and spread stayed as they are: an interval narrows with the root of n."""
+    bound = claim.above if claim.at_most is None else claim.at_most
+    gap = abs(measured.value - bound)
+    side = measured.high - measured.value if measured.value < bound else measured.value - measured.low
+    if not 0 < gap < math.inf or not side < math.inf:
+        return "no number of questions decides at this point"
+    times = max(1.0, (side / gap) ** 2)
+    if claim.statistic == "slope":
+        return f"an interval {math.sqrt(times):.1f} times narrower would decide"
+    units = measured.units or measured.n
+    heads = f" in {_round_up(units * times)} heads" if units < measured.n else ""
+    return f"about {_round_up(measured.n * times)} questions{heads} would decide"
+
+
+def _round_up(count: float) -> str:
+    """A whole number with two digits that count, upwards."""
+    unit = 10 ** max(0, math.floor(math.log10(count)) - 1)
+    return f"{math.ceil(count / unit) * unit:,}"
+
+
+def find(evidence: Evidence, reference: Reference) -> list[Finding]:
+    """A finding for each claim, in the order of the reference."""
+    return [_finding(evidence, name, claim, reference.least) for name, claim in reference.claims.items()]
+
+
+def _finding(evidence: Evidence, name: str, claim: Claim, least: Least) -> Finding:
+    measure = claim.measure(evidence.experiment.name)
+    if measure is None:
+        profiles = ", ".join([*claim.exact.profiles, *claim.miniature.profiles])
+        return Finding(name, claim, None, "", NOT_MEASURED, f"for the profiles {profiles}", elsewhere=True)
+    sign_test, spread = None, ""
+    if claim.statistic == "slope":
+        system = claim.first.system
+        grown = costs.slope(evidence, system, measure.metric) if system in evidence.latency else None
+        measured, where = (grown[0], f"{grown[1]} to {grown[2]}") if grown else (None, "")
         remark = "" if measured else "fewer than three contexts measured"
-        return Finding(name, claim, measured, where, verdict(claim, measured, exact), remark)
-    tasks = [member for task in _tasks(evidence, measure) for member in evidence.members(task)]
-    contexts = _contexts(evidence, claim, tasks, measure.metric)
-    measured = _compare(evidence, claim, tasks, contexts, measure.metric)
-    if measured is not None:
-        return Finding(name, claim, measured, _where(claim, contexts), verdict(claim, measured, exact))
-    return Finding(name, claim, None, "", NOT_MEASURED, _remark(evidence, claim, tasks, contexts, measure.metric))
+    else:
+        tasks = evidence.tasks_of_role(measure.role) if measure.role else measure.tasks
+        comparison = _Comparison(evidence, claim, tasks, measure.metric)
+        contexts = comparison.contexts()
+        measured = comparison.interval(*contexts)
+        where = _where(claim, *contexts) if measured else ""
+        remark = "" if measured else comparison.remark(*contexts)
+        if measured:
+            sign_test = mcnemar(comparison.pairs(*contexts).tables) if claim.statistic != "loss" else None
+            spread = trainings.spread(evidence, claim, tasks, contexts, measure.metric)
+    word = verdict(claim, measured, measure is claim.exact, least)
+    short = measured and "; ".join(filter(None, (lacking(claim, measured, least), needed(claim, measured))))
+    needs = short if word == INCONCLUSIVE else ""
+    return Finding(name, claim, measured, where, word, remark, False, needs, sign_test, spread)
 
 
-def _tasks(evidence: Evidence, measure: Measure) -> list[str]:
-    if measure.kind is not None:
-        return evidence.tasks_of_kind(measure.kind)
-    known = [
-        task
-        for task in measure.tasks
-        if task in evidence.experiment.profile.tasks or (task == NEEDLE_MEAN and evidence.needle_tasks)
-    ]
-    return known if known == measure.tasks else []
+@dataclass(frozen=True)
+class _Comparison:
+    """The two sides of a claim, at the tasks and by the metric that measure it."""
+
+    evidence: Evidence
+    claim: Claim
+    tasks: list[str]
+    metric: str
+
+    def contexts(self) -> tuple[str, str]:
+        """The contexts of both sides, with ``smallest`` and ``largest`` resolved to what both sides have."""
+        contexts = self.claim.first.context, self.claim.second.context
+        if not set(contexts) <= {"smallest", "largest"}:
+            return contexts
+        shared = [context for context in self.evidence.contexts if self.pairs(context, context)]
+        ends = {"smallest": shared[0], "largest": shared[-1]} if shared else {}
+        return ends.get(contexts[0], contexts[0]), ends.get(contexts[1], contexts[1])
+
+    def pairs(self, first: str, second: str) -> Paired | None:
+        """Values of the same questions on both sides, at a context each; None where a side has no data."""
+        sides = (self.claim.first.system, first), (self.claim.second.system, second)
+        return self.evidence.pairs(self.tasks, *sides, self.metric)
+
+    def interval(self, first: str, second: str) -> Interval | None:
+        """The claim's statistic in the claim's unit; None where a side has no data."""
+        if (pairs := self.pairs(first, second)) is None:
+            return None
+        tables = [table / POINTS.get(self.metric, 1.0) for table in pairs.tables]
+        return compare(self.claim.statistic, tables, pairs.heads)
+
+    def remark(self, first: str, second: str) -> str:
+        """Why there is no number, and for a claim over memory sizes the range that was measured instead."""
+        evidence, claim = self.evidence, self.claim
+        profile, tokens = evidence.experiment.profile, evidence.experiment.contexts
+        if claim.first.system == claim.second.system:
+            larger = [context for context in profile.contexts if tokens[context] > tokens.get(second, 0)]
+            for context in sorted(larger, key=tokens.__getitem__, reverse=True):
+                if found := self.interval(context, second):
+                    return f"measured {second} to {context}: {show(found, claim.unit)}"
+        for system, context in ((claim.first.system, first), (claim.second.system, second)):
+            if system not in profile.systems:
+                return f"{system} is not in this profile"
+            if context not in (*profile.contexts, "smallest", "largest"):
+                return f"{context} is not in this profile"
+            if context in profile.contexts:
+                statuses = {evidence.status(CellKey(system, task, context)) for task in self.tasks} - {"ok"}
+                if statuses:
+                    return f"{evidence.title(system)} at {context}: {words(', '.join(sorted(statuses)))}"
+        return "no cell has run yet"
 
 
-def _contexts(evidence: Evidence, claim: Claim, tasks: list[str], metric: str) -> tuple[str, str]:
-    """The contexts of both sides, with ``smallest`` and ``largest`` resolved to what both sides have."""
-    contexts = (claim.first.context, claim.second.context)
-    if not set(contexts) <= {"smallest", "largest"}:
-        return contexts
-    shared = [
-        context
-        for context in evidence.experiment.profile.contexts
-        if _pairs(evidence, claim, tasks, (context, context), metric)
-    ]
-    if not shared:
-        return contexts
-    ends = {"smallest": shared[0], "largest": shared[-1]}
-    return ends[contexts[0]], ends[contexts[1]]
-
-
-def _pairs(
-    evidence: Evidence, claim: Claim, tasks: list[str], contexts: tuple[str, str], metric: str
-) -> list[np.ndarray] | None:
-    """Values of the same questions on the claim's two sides; None where a side has no data."""
-    sides = (claim.first.system, contexts[0]), (claim.second.system, contexts[1])
-    return evidence.pairs(tasks, *sides, metric) if tasks else None
-
-
-def _compare(
-    evidence: Evidence, claim: Claim, tasks: list[str], contexts: tuple[str, str], metric: str
-) -> Interval | None:
-    """The claim's statistic over the same questions, in the claim's unit; None where a side has no data."""
-    pairs = _pairs(evidence, claim, tasks, contexts, metric)
-    if pairs is None:
-        return None
-    found = STATISTICS[claim.statistic]([pair / POINTS.get(metric, 1.0) for pair in pairs])
-    return found if claim.statistic == "ratio" else found.scaled(100)
-
-
-def _slope(evidence: Evidence, claim: Claim, measure: Measure) -> tuple[Interval | None, str]:
-    _, cost, which = measure.metric.split("/")
-    entries = evidence.latency.get(claim.first.system, {"contexts": {}})["contexts"]
-    points = {
-        context: entries[context][cost][which]
-        for context in evidence.experiment.profile.contexts
-        if entries.get(context, {}).get("status") == "ok"
-    }
-    if len(points) < 3:
-        return None, ""
-    sizes = [evidence.experiment.contexts[context] for context in points]
-    return slope_interval(sizes, list(points.values())), f"{next(iter(points))} to {list(points)[-1]}"
-
-
-def _where(claim: Claim, contexts: tuple[str, str]) -> str:
+def _where(claim: Claim, first: str, second: str) -> str:
     if claim.first.system == claim.second.system:
-        return f"{contexts[1]} to {contexts[0]}"
-    return f"at {contexts[0]}" if contexts[0] == contexts[1] else f"at {contexts[0]} against {contexts[1]}"
-
-
-def _remark(evidence: Evidence, claim: Claim, tasks: list[str], contexts: tuple[str, str], metric: str) -> str:
-    """Why there is no number, and for a claim over memory sizes the range that was measured instead."""
-    if not tasks:
-        return NO_TASKS
-    profile = evidence.experiment.profile
-    if claim.first.system == claim.second.system:
-        tokens = evidence.experiment.contexts
-        for context in sorted(profile.contexts, key=tokens.__getitem__, reverse=True):
-            if tokens[context] <= tokens.get(contexts[1], 0):
-                break
-            found = _compare(evidence, claim, tasks, (context, contexts[1]), metric)
-            if found is not None:
-                return f"measured {contexts[1]} to {context}: {show(found, claim.unit)}"
-    for side, context in zip((claim.first, claim.second), contexts, strict=True):
-        if side.system not in profile.systems:
-            return f"{side.system} is not in this profile"
-        if context not in (*profile.contexts, "smallest", "largest"):
-            return f"{context} is not in this profile"
-        if context in profile.contexts:
-            statuses = {evidence.status((side.system, task, context)) for task in tasks} - {"ok"}
-            if statuses:
-                return f"{evidence.experiment.systems[side.system].title} at {context}: {', '.join(sorted(statuses)).replace('_', ' ')}"
-    return "no cell has run yet"
+        return f"{second} to {first}"
+    return f"at {first}" if first == second else f"at {first} against {second}"
 
 
 def show(interval: Interval, unit: str) -> str:
-    """An interval as text: the point, then both ends in brackets; a ratio of 0 to 0 is undefined."""
+    """An interval as text: the point, then both ends in brackets; what is no number is said in words."""
+    if math.isnan(interval.value):
+        return "no ratio: both sides are 0"
     digits = {" x": 2, "": 3}.get(unit, 1)
-    value, low, high = (
-        f"{end:.{digits}f}".replace("inf", "∞") for end in (interval.value, interval.low, interval.high)
-    )
-    return (
-        f"undefined (0 against 0) [{low}, {high}]" if math.isnan(interval.value) else f"{value}{unit} [{low}, {high}]"
-    )
+    ends = (interval.value, interval.low, interval.high)
+    value, low, high = (f"{end:.{digits}f}" if math.isfinite(end) else infinite(end) for end in ends)
+    return f"{value}{unit if math.isfinite(interval.value) else ''} [{low}, {high}]"
+
+
+def notes(findings: Sequence[Finding]) -> list[str]:
+    """Lines below the verdicts: what would decide the open ones, and how trainings differ."""
+    lines = [f"{finding.claim.title}: {finding.needed}" for finding in findings if finding.needed]
+    trained = {finding.claim.title: finding.trainings for finding in findings if finding.trainings}
+    if set(trained.values()) == {NOT_MEASURED}:
+        return [*lines, "Intervals speak of one training of each model; spread between trainings: not measured"]
+    return [*lines, *(f"{title}, between trainings: {said}" for title, said in trained.items())]
+
+
+def table(findings: Iterable[Finding]) -> Table:
+    """Each published claim beside what was measured, and its verdict."""
+    columns = [
+        *plain(claim="", title="Claim", source="Source"),
+        Column("published", "Published", "g"),
+        IntervalColumn("measured", "Measured", figure),
+        *plain(unit="Unit", n="n", where="Where, or why not", criterion="Holds if the interval is", bound_source=""),
+        Column("verdict", "Verdict", tone=TONES.__getitem__),
+        Column("needed", "What would decide"),
+        Column("mcnemar_p", "Exact McNemar p", ".2g"),
+        *plain(method="Interval from", trainings="Between trainings"),
+    ]
+    rows = []
+    for finding in findings:
+        claim, found = finding.claim, finding.measured
+        measured = claim.published, found, claim.unit.strip(), found and found.n
+        judged = finding.where or finding.remark, claim.criterion, claim.bound_source, finding.verdict
+        beside = finding.needed, finding.sign_test, found.method if found else "", finding.trainings
+        rows.append((finding.name, claim.title, claim.source, *measured, *judged, *beside))
+    return Table("claims", "Published claims", columns, rows)
 
 
 def main() -> None:
     """Print the findings of one profile."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
-    parser.add_argument("--results", default="results", type=Path, help="the results directory (default: results)")
-    parser.add_argument(
-        "--configs", default="configs", type=Path, help="the configuration directory (default: configs)"
-    )
-    arguments = parser.parse_args()
+    arguments = experiment_parser(__doc__).parse_args()
     evidence = Evidence.read(arguments.profile, arguments.results, arguments.configs)
     for finding in find(evidence, read_reference(systems=evidence.experiment.profile.systems)):
         claim = finding.claim
         text = show(finding.measured, claim.unit) + f", {finding.where}" if finding.measured else finding.remark
         print(f"{claim.title}: {finding.verdict}\n    published {claim.published:g}{claim.unit}; {text}")
+        if finding.measured:
+            tested = "" if finding.sign_test is None else f"exact McNemar p = {finding.sign_test:.2g}"
+            beside = (finding.measured.method, tested, finding.trainings, finding.needed)
+            print(f"    {'; '.join(filter(None, beside))}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Corpus-level questions (generated): counting and comparing what many documents say, where no single one holds the answer.
+"""Corpus-level questions (generated): counting and comparing what many documents say.
 
 ``count`` asks how many entities share a partner, over documents that name one partner each (a tail of kind multihop).
-``compare`` asks for the largest of several entities' values of one attribute (a tail of kind scaling); naming the value of
-another of them is wrong.
+``compare`` asks for the largest of several entities' values of one attribute (a tail of kind scaling); naming
+the value of another of them is wrong.
 """
 
 from __future__ import annotations
@@ -11,23 +11,16 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
+from typing import Annotated, Literal
 
-from configs.errors import UserError
-from tasks import wording
-from tasks.base import Cell, TaskRequest
-from tasks.scaling import (
-    Ask,
-    HeadSpec,
-    checked_heads,
-    constant_floor,
-    draw_value,
-    fact_sentences,
-    head_names,
-    make_heads,
-    prepare_heads,
-)
+from pydantic import Field
 
-ASKS = ("count", "compare")
+from tasks.base import PreparedCell, TaskRequest
+from tasks.parts import wording
+from tasks.parts.entities import entity_facts, head_names
+from tasks.parts.heads import Ask, HeadParams, Part, prepare_heads
+
 COUNT = ("How many have {other} as a partner?", "Of how many is {other} the partner?")
 COMPARE = {
     "population": "Of {entities}, how many inhabitants does the one with the most inhabitants have?",
@@ -38,42 +31,32 @@ COMPARE = {
 
 
 @dataclass(frozen=True)
-class AggregateSpec(HeadSpec):
+class Params(HeadParams):
     """Parameters: what is asked; the most entities that share a partner, or how many are compared."""
 
-    ask: str = "count"
-    entities: int = 8
+    ask: Literal["count", "compare"] = "count"
+    entities: Annotated[int, Field(ge=2, le=1000)] = 8
 
 
-def count_head(most: int, limit: int, generator: random.Random) -> tuple[list[str], list[Ask]]:
+def count_head(most: int, limit: int, generator: random.Random) -> Iterator[Part]:
     """Partners shared by 2 to ``most`` entities, in turn, and a question on each partner."""
     sizes: list[int] = []
     while sum(sizes) < limit - most:
         sizes.append(2 + len(sizes) % (most - 1))
     names = iter(head_names(generator, sum(sizes) + len(sizes)))
-    sentences: list[str] = []
-    asks = []
     for size in sizes:
         other = next(names)
-        indices = list(range(len(sentences), len(sentences) + size))
-        sentences += [generator.choice(wording.LINKS).format(entity=next(names), other=other) for _ in indices]
-        asks.append(Ask(generator.choice(COUNT).format(other=other), [str(size)], indices))
-    return sentences, asks
+        sentences = [generator.choice(wording.LINKS).format(entity=next(names), other=other) for _ in range(size)]
+        yield sentences, [Ask(generator.choice(COUNT).format(other=other), [str(size)], list(range(size)))]
 
 
-def compare_head(number: int, limit: int, generator: random.Random) -> tuple[list[str], list[Ask]]:
+def compare_head(number: int, limit: int, generator: random.Random) -> list[Part]:
     """Entities with all attributes, and for each a comparison with ``number - 1`` others."""
     names = head_names(generator, limit // len(wording.ATTRIBUTES))
     if len(names) < number:
-        return [], []
+        return []
     used: set[str] = set()
-    sentences: list[str] = []
-    values = []
-    for entity in names:
-        of_entity = [draw_value(generator, used) for _ in wording.ATTRIBUTES]
-        used.update(of_entity)
-        values.append(of_entity)
-        sentences += fact_sentences(entity, of_entity, generator)
+    sentences, values = zip(*(entity_facts(entity, used, generator) for entity in names), strict=True)
     asks = []
     for place in range(len(names)):
         others = generator.sample([index for index in range(len(names)) if index != place], number - 1)
@@ -83,14 +66,12 @@ def compare_head(number: int, limit: int, generator: random.Random) -> tuple[lis
         question = COMPARE[attribute].format(entities=wording.enumerated([names[index] for index in compared]))
         documents = [index * len(wording.ATTRIBUTES) + column for index in compared]
         asks.append(Ask(question, ranked[:1], documents, ranked[1:]))
-    return sentences, asks
+    return [(list(chain.from_iterable(sentences)), asks)]
 
 
-def prepare(request: TaskRequest) -> Iterator[Cell]:
-    """All contexts of a counting or comparing task (tasks.base.TaskModule)."""
-    spec = checked_heads(request, AggregateSpec, entities=2)
-    if spec.ask not in ASKS:
-        raise UserError(f"{request.where}: key 'ask' must be one of {', '.join(ASKS)}, found {spec.ask!r}")
-    heads = make_heads(request, spec, partial(count_head if spec.ask == "count" else compare_head, spec.entities))
-    floor = constant_floor(heads) if spec.ask == "count" else (1 / spec.entities, "any one of the compared values")
-    yield from prepare_heads(request, spec, heads, floor=floor)
+def prepare(request: TaskRequest) -> Iterator[PreparedCell]:
+    params = request.read(Params)
+    if params.ask == "count":
+        return prepare_heads(request, params, partial(count_head, params.entities), floor=None)
+    floor = (1 / params.entities, "any one of the compared values")
+    return prepare_heads(request, params, partial(compare_head, params.entities), floor=floor)

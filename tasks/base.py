@@ -1,148 +1,137 @@
-"""What a task or corpus kind implements: one module with ``make_corpus``, ``prepare`` or both.
+"""What a task is: one file of tasks/ with a class and a function or two, named by ``kind`` in configs/tasks.yaml.
 
-``kind`` in configs/tasks.yaml names the module: ``kind: ruler`` is tasks.ruler, ``kind: mypackage.mytask`` any other.
+::
+
+    class CorpusParams: ...             # the keys that a `corpora` entry may have under `params`, with their defaults
+    def make_corpus(request): ...       # yields the documents of the memory, in order, until it is large enough
+    class Params: ...                   # the keys that a `tasks` entry may have under `params`
+    def prepare(request): ...           # yields a PreparedCell a context: questions, right answers, added documents
+
+A *corpus* is a memory that grows: every context is a prefix of it. Several tasks may share one, so a module may have
+``make_corpus``, ``prepare`` or both. A *cell* is a task at one context: how many documents of the corpus it holds,
+its questions, their gold answers, and *overlays*: documents that questions add to the corpus or replace in it.
+Both functions are deterministic: the same request gives the same documents and questions, and a question has the same
+id in every context. Systems never see the gold. Texts that the machine lacks are an UnavailableData (tasks.parts.tail),
+a context too small for the task's own documents a UserError.
+
+``kind: multihop`` is tasks/multihop.py, the smallest example; ``kind: mypackage.mytask`` is any other module. The entry
+of a task names its corpus, its metric (tasks/metrics.py) and its role in the report (configs/tasks.yaml has them all).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
-import numpy as np
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from configs.errors import UserError
-from configs.records import Document, Question
-from configs.tables import read_arrow, unavailable
-from tasks.chunking import SHORT_ID_DOCUMENTS, SHORT_IDS, text_budget
+from msa_base import prompts
+from msa_base.errors import UserError
+from msa_base.records import Document, Question
+from msa_base.validate import build
+from tasks.parts.chunking import count_prompts, make_documents, random_ids, text_budget
+from tasks.parts.tail import Tail
 
 OWN_MEMORY = "own"  # the context that is a set's own memory, whatever its size
-DOCUMENT_TOKENS = 96  # default budget of a wrapped document: room for a needle of two UUIDs
+DOCUMENT_TOKENS = 96  # default size of a document: room for a needle of two UUIDs
+P = TypeVar("P")
 
 
-class UnavailableData(Exception):
-    """Data that this machine lacks: the message names the path and the command that would fetch it.
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What both functions get."""
 
-    A corpus without its data is written empty, with this reason; every cell over it becomes `unavailable_data`.
-    """
-
-
-@dataclass(frozen=True)
-class CorpusRequest:
-    """What ``make_corpus`` gets: the corpus entry's name and params, and how many tokens to fill."""
-
-    name: str
+    name: str  # of the entry
     params: Mapping[str, Any]
-    where: str  # for messages: file and entry
+    where: str  # file and entry, for messages
     tokenizer: Tokenizer
     prose: Path  # directory of the machine's prose
-    num_tokens: int  # the largest context; the last document may pass it
     data: Path | None = None  # the profile's data directory
 
-
-class Tail:
-    """A corpus on disk: ids and cumulative tokens in memory, texts read on demand."""
-
-    def __init__(self, path: Path | str) -> None:
-        """Open a corpus.parquet.
-
-        Raises:
-            UserError: the file is missing or is no corpus.
-            UnavailableData: it was written empty, because the machine lacks its data.
-        """
-        self.path = Path(path)
-        if reason := unavailable(self.path):
-            raise UnavailableData(reason)
-        table = read_arrow("corpus", self.path, ["doc_id", "num_tokens"])
-        self.doc_ids: np.ndarray = table["doc_id"].to_numpy()
-        self.ends: np.ndarray = np.cumsum(table["num_tokens"].to_numpy(), dtype=np.int64)
-        if not len(self.ends):
-            raise UserError(f"{path}: holds no documents; delete it and run the same command again")
-
-    @property
-    def id_documents(self) -> int:
-        """A number of documents that stands for the length of this tail's ids (:func:`tasks.chunking.id_range`)."""
-        return SHORT_ID_DOCUMENTS if self.doc_ids.max() > SHORT_IDS[1] else 0
-
-    def prefix(self, num_tokens: int) -> int:
-        """The largest number of leading documents with at most ``num_tokens`` in all."""
-        return int(np.searchsorted(self.ends, num_tokens, side="right"))
-
-    def tokens(self, num_documents: int) -> int:
-        """Tokens of the leading documents."""
-        return int(self.ends[num_documents - 1]) if num_documents else 0
-
-    def at(self, token: int) -> int:
-        """Index of the document that holds a token position."""
-        return int(np.searchsorted(self.ends, token, side="right"))
-
-    def take(self, indices: set[int]) -> dict[int, Document]:
-        """Documents by index; only the row groups that hold them are read."""
-        found: dict[int, Document] = {}
-        start = 0
-        file = pq.ParquetFile(self.path)
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            wanted = sorted(index for index in indices if start <= index < end)
-            if wanted:
-                rows = file.read_row_group(group).take([index - start for index in wanted]).to_pylist()
-                found.update(zip(wanted, (Document(**row) for row in rows), strict=True))
-            start = end
-        return found
+    def read(self, cls: type[P]) -> P:
+        """The entry's params as ``cls``. Raises UserError: an unknown, missing, ill-typed or too small value."""
+        return build(cls, dict(self.params), self.where)
 
 
-@dataclass(frozen=True)
-class TaskRequest:
-    """What ``prepare`` gets: the task entry's name and params, its tail, and the contexts to prepare."""
+@dataclass(frozen=True, kw_only=True)
+class CorpusRequest(Request):
+    """What ``make_corpus`` gets."""
 
-    name: str
-    params: Mapping[str, Any]
-    where: str
-    tokenizer: Tokenizer
-    prose: Path
-    corpus: str
+    num_tokens: int  # the largest context; the last document may pass it
+
+    def documents(self, texts: Iterable[str], expected: int) -> Iterator[Document]:
+        """Texts as documents under random ids until the tokens are filled; ``expected`` documents size the ids."""
+        total = 0
+        for document in make_documents(self.tokenizer, zip(random_ids(self.name, expected), texts, strict=False)):
+            yield document
+            total += document.num_tokens
+            if total >= self.num_tokens:
+                return
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRequest(Request):
+    """What ``prepare`` gets."""
+
+    corpus: str  # name of the corpus entry
     corpus_params: Mapping[str, Any]
-    tail: Tail
+    tail: Tail  # the corpus on disk
     contexts: Mapping[str, int]  # name -> tokens
     questions: int
-    data: Path | None = None
 
     @property
     def document_tokens(self) -> int:
-        """The budget of the corpus's documents, which overlay documents keep too."""
+        """The size of the corpus's documents, which overlay documents keep too."""
         return int(self.corpus_params.get("document_tokens", DOCUMENT_TOKENS))
 
     @property
     def text_tokens(self) -> int:
-        """The budget of a document's bare text."""
         return text_budget(self.tokenizer, self.document_tokens, self.tail.id_documents, self.where)
+
+    def prompt_tokens(self, questions: Sequence[str], prefix: str = "") -> int:
+        """Tokens of the longest prompt without its documents."""
+        template = prompts.TEMPLATE_HEAD + prompts.TEMPLATE_TAIL + prompts.REPEAT_QUESTION + prompts.GIVE_ANSWER
+        texts = [f" {prompts.question(text)} {text} {prefix}" for text in questions]
+        return max(count_prompts(self.tokenizer, template, texts), default=0)
+
+    def base_documents(self, context: str, reserved_tokens: int, least: int = 0) -> int:
+        """How many leading documents of the tail fit a context beside the task's own documents, prompt and answer.
+
+        Raises UserError: fewer than ``least`` fit.
+        """
+        size = self.contexts[context]
+        number = self.tail.prefix(size - reserved_tokens) if size >= reserved_tokens else -1
+        if number < least:
+            needs = f"head or needles, prompt and answer need {reserved_tokens:,} tokens and {least} documents"
+            wrong = f"context {context} ({size:,} tokens) is below the smallest head: {needs}"
+            raise UserError(f"{self.where}: {wrong}; remove the context or lower the task's size")
+        return number
 
 
 @dataclass(frozen=True)
 class Gold:
     """The right answers of a question and the documents that hold them, in hop order where there are several hops.
 
-    ``rejected`` answers make a prediction wrong whatever else it says (an outdated value). ``group`` is shared by questions
-    that ask the same thing in other words.
+    ``rejected`` answers make a reply wrong whatever else it says (an outdated value). Questions of one ``group`` ask
+    the same thing in other words. ``grades`` are by document where people judged by degree.
     """
 
     question_id: str
     answers: list[str]
     gold_doc_ids: list[int]
-    grades: Mapping[int, float] | None = None  # by document, gold or not, where people judged by degree
+    grades: Mapping[int, float] | None = None
     rejected: list[str] = field(default_factory=list)
     group: str | None = None
 
 
 @dataclass
-class Cell:
+class PreparedCell:
     """A task at one context: the first ``base_documents`` of the tail, questions, overlays (id -> documents) and gold.
 
-    ``unavailable`` is the reason why there is nothing to ask, on a machine without the data; ``notes`` go to view.json.
-    ``floor`` is the accuracy of ``floor_of``, a way to answer without the memory; empty where nothing can be guessed.
+    ``unavailable`` says why there is nothing to ask on a machine without the data. ``floor`` is the accuracy of
+    ``floor_of``, a way to answer without the memory; empty where nothing can be guessed. ``notes`` go to view.json.
     """
 
     context: str
@@ -155,36 +144,7 @@ class Cell:
     overlays: dict[str, list[Document]] = field(default_factory=dict)
     gold: list[Gold] = field(default_factory=list)
 
-
-class CorpusModule(Protocol):
-    """A kind of corpus."""
-
-    def make_corpus(self, request: CorpusRequest) -> Iterator[Document]:
-        """Stream documents until ``request.num_tokens`` are filled; the same request gives the same documents."""
-
-
-class TaskModule(Protocol):
-    """A kind of task."""
-
-    def prepare(self, request: TaskRequest) -> Iterator[Cell]:
-        """One cell for each context in order; question ids name the same question in every context.
-
-        Raises:
-            UserError: a context too small for the task's own documents.
-        """
-
-
-def base_documents(request: TaskRequest, context: str, reserved_tokens: int, least: int = 0) -> int:
-    """The largest tail prefix that leaves ``reserved_tokens`` (head or needles, prompt, answer) free in a context.
-
-    Raises:
-        UserError: fewer than ``least`` documents fit.
-    """
-    size = request.contexts[context]
-    number = request.tail.prefix(size - reserved_tokens) if size >= reserved_tokens else -1
-    if number < least:
-        raise UserError(
-            f"{request.where}: context {context} ({size:,} tokens) is below the smallest head: head or needles, prompt and"
-            f" answer need {reserved_tokens:,} tokens and {least} documents; remove the context or lower the task's size"
-        )
-    return number
+    def ask(self, question: Question, answers: list[str], gold_doc_ids: list[int], **gold: Any) -> None:
+        """Add a question with its right answers and the documents that hold them; ``gold`` as in Gold."""
+        self.questions.append(question)
+        self.gold.append(Gold(question.question_id, answers, gold_doc_ids, **gold))

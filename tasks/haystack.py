@@ -6,28 +6,28 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
+from typing import Literal
 
-from configs.errors import UserError
-from configs.load import build
-from configs.records import Document
-from tasks import wording
+from msa_base.records import Document
+from msa_base.validate import Count, Seed
 from tasks.base import DOCUMENT_TOKENS, CorpusRequest
-from tasks.chunking import chunks, counted, random_ids, text_budget
-from tasks.sources import read_sentences
+from tasks.parts import wording
+from tasks.parts.chunking import chunks, text_budget
+from tasks.parts.prose import read_sentences
 
 NOISE_LINE = " ".join(wording.RULER_NOISE)
 SEPARATORS = {"prose": " ", "noise": "\n", "needles": "\n"}  # between the sentences of a document, as in RULER
 
 
 @dataclass(frozen=True)
-class HaystackSpec:
-    """Parameters of a haystack; ``key`` and ``value`` (word, number, uuid) are those of the needles form."""
+class CorpusParams:
+    """Parameters of a haystack; ``key`` and ``value`` are those of the needles form."""
 
-    form: str  # prose | noise | needles
-    key: str = "word"
-    value: str = "number"
-    document_tokens: int = DOCUMENT_TOKENS
-    seed: int = 42
+    form: Literal["prose", "noise", "needles"]
+    key: Literal["word", "uuid"] = "word"
+    value: Literal["number", "uuid"] = "number"
+    document_tokens: Count = DOCUMENT_TOKENS
+    seed: Seed = 42
 
 
 def draw_key(generator: random.Random, kind: str, role: str) -> str:
@@ -46,53 +46,38 @@ def draw_value(generator: random.Random, kind: str) -> str:
     return wording.random_uuid(generator) if kind == "uuid" else wording.random_number(generator)
 
 
-def needle_lines(spec: HaystackSpec, generator: random.Random) -> Iterator[str]:
+def needle_lines(params: CorpusParams, generator: random.Random) -> Iterator[str]:
     """Distractor needles without end; a word key comes once until half of those of the tails are used up."""
     used: set[str] = set()
     adjectives, nouns = wording.ruler_words()
-    limit = len(adjectives) * len(nouns) // 8 if spec.key == "word" else None
+    limit = len(adjectives) * len(nouns) // 8 if params.key == "word" else None
     while True:
-        key = draw_key(generator, spec.key, wording.TAIL)
-        if key in used:
-            continue
+        while (key := draw_key(generator, params.key, wording.TAIL)) in used:
+            pass
         used.add(key)
         if limit and len(used) >= limit:
             used.clear()
-        yield wording.needle(key, draw_value(generator, spec.value), spec.value)
+        yield wording.needle(key, draw_value(generator, params.value), params.value)
 
 
-def lines(request: CorpusRequest, spec: HaystackSpec) -> Iterator[str]:
+def lines(request: CorpusRequest, params: CorpusParams) -> Iterator[str]:
     """The sentences of a haystack without end; prose begins anew where it is exhausted, as RULER's essays do."""
-    if spec.form == "prose":
+    if params.form == "prose":
         sentences = read_sentences(request.prose, wording.EVALUATION)
         while True:
             yield from sentences
-    elif spec.form == "noise":
+    elif params.form == "noise":
         yield from repeat(NOISE_LINE)
     else:
-        yield from needle_lines(spec, random.Random(f"{spec.seed}/{request.name}"))
+        yield from needle_lines(params, random.Random(f"{params.seed}/{request.name}"))
 
 
 def make_corpus(request: CorpusRequest) -> Iterator[Document]:
-    """Stream a haystack's documents until the tokens asked for are filled (tasks.base.CorpusModule)."""
-    spec: HaystackSpec = build(HaystackSpec, dict(request.params), request.where)
-    for key, value, known in (
-        ("form", spec.form, tuple(SEPARATORS)),
-        ("key", spec.key, ("word", "uuid")),
-        ("value", spec.value, ("number", "uuid")),
-    ):
-        if value not in known:
-            raise UserError(f"{request.where}: key '{key}' must be one of {', '.join(known)}, found {value!r}")
-    expected = 2 * request.num_tokens // spec.document_tokens
-    budget = text_budget(request.tokenizer, spec.document_tokens, expected, request.where)
-    ids = random_ids(request.name, expected)
+    params = request.read(CorpusParams)
+    expected = 2 * request.num_tokens // params.document_tokens
+    budget = text_budget(request.tokenizer, params.document_tokens, expected, request.where)
     texts = (
-        SEPARATORS[spec.form].join(text for text, _ in chunk)
-        for chunk in chunks(request.tokenizer, lines(request, spec), budget)
+        SEPARATORS[params.form].join(text for text, _ in chunk)
+        for chunk in chunks(request.tokenizer, lines(request, params), budget)
     )
-    total = 0
-    for document in counted(request.tokenizer, zip(ids, texts, strict=False)):
-        yield document
-        total += document.num_tokens
-        if total >= request.num_tokens:
-            return
+    return request.documents(texts, expected)

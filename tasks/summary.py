@@ -1,7 +1,7 @@
 """Summaries of what a large corpus says (generated): the share of the key facts on some topics that a summary covers.
 
-The key facts of a topic are the attributes of an entity, one document each, among a corpus of the same form (a tail of kind
-scaling). The metric ``coverage`` counts the values that the summary names; the values of other entities earn nothing.
+The key facts of a topic are the attributes of an entity, one document each, among a corpus of the same form (a tail of
+kind scaling). The metric ``coverage`` counts the values that the summary names; values of other entities earn nothing.
 """
 
 from __future__ import annotations
@@ -10,19 +10,13 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
-from tasks import wording
-from tasks.base import Cell, TaskRequest
-from tasks.scaling import (
-    Ask,
-    HeadSpec,
-    checked_heads,
-    draw_value,
-    fact_sentences,
-    head_names,
-    make_heads,
-    prepare_heads,
-)
+from msa_base.validate import Count
+from tasks.base import PreparedCell, TaskRequest
+from tasks.parts import wording
+from tasks.parts.entities import entity_facts, head_names
+from tasks.parts.heads import Ask, HeadParams, Part, prepare_heads
 
 SUMMARISE = (
     "Summarise what is known about {topics}: inhabitants, height, yearly costs and books.",
@@ -32,36 +26,25 @@ PREFIX = "The key facts are"
 
 
 @dataclass(frozen=True)
-class SummarySpec(HeadSpec):
+class Params(HeadParams):
     """Parameters: how many entities a summary is about."""
 
-    topics: int = 2
-    max_new_tokens: int = 128
+    topics: Count = 2
+    max_new_tokens: Count = 128
 
 
-def summary_head(topics: int, limit: int, generator: random.Random) -> tuple[list[str], list[Ask]]:
+def summary_head(topics: int, limit: int, generator: random.Random) -> Iterator[Part]:
     """Entities with all attributes, and one summary of every ``topics`` of them."""
     names = head_names(generator, max(topics, limit // len(wording.ATTRIBUTES)))
     used: set[str] = set()
-    sentences: list[str] = []
-    asks = []
     for first in range(0, len(names) - topics + 1, topics):
         chosen = names[first : first + topics]
-        start, values = len(sentences), []
-        for entity in chosen:
-            of_entity = []
-            for _ in wording.ATTRIBUTES:
-                of_entity.append(draw_value(generator, used))
-                used.add(of_entity[-1])
-            sentences += fact_sentences(entity, of_entity, generator)
-            values += of_entity
+        known = [entity_facts(entity, used, generator) for entity in chosen]
+        sentences, values = (list(chain.from_iterable(part)) for part in zip(*known, strict=True))
         question = generator.choice(SUMMARISE).format(topics=wording.enumerated(chosen))
-        asks.append(Ask(question, values, list(range(start, len(sentences)))))
-    return sentences, asks
+        yield sentences, [Ask(question, values, list(range(len(sentences))))]
 
 
-def prepare(request: TaskRequest) -> Iterator[Cell]:
-    """All contexts of the summarising task (tasks.base.TaskModule)."""
-    spec = checked_heads(request, SummarySpec, topics=1)
-    heads = make_heads(request, spec, partial(summary_head, spec.topics))
-    yield from prepare_heads(request, spec, heads, PREFIX, floor=(0.0, "guessing numbers"))
+def prepare(request: TaskRequest) -> Iterator[PreparedCell]:
+    params = request.read(Params)
+    return prepare_heads(request, params, partial(summary_head, params.topics), PREFIX, (0.0, "guessing numbers"))

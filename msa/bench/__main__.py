@@ -1,41 +1,42 @@
-"""Measures routing and the whole engine on this machine against what could be used instead; writes CSV, goes on after an interruption.
+"""Measures routing and the whole engine against what could be used instead; writes CSV, goes on after an interruption.
 
-    python -m msa.bench                              about ten minutes on two cores; `make bench` runs it and draws the roofline
+    python -m msa.bench                              about ten minutes on two cores; `make bench` draws the roofline
     python -m msa.bench --quick                      one small cell, half a minute
     python -m msa.bench --full --seconds 5           every context, batch and question length
     python -m msa.bench --only ours --out /tmp/mine  some peers alone
-    python -m msa.bench --gpu                        on a GPU: checks every kernel first, then measures, writes under reports/bench/
+    python -m msa.bench --gpu                        checks every kernel, measures, writes under reports/bench/
 
-Each row of routing.csv is one peer in one dtype on one cell; rows that are there are not measured again (delete the file to start
-afresh). Each cell has a process of its own in which peers take turns. engine.csv is the whole engine with a trained model and bank.
+Each row of routing.csv is one peer in one dtype on one cell; rows that are there are not measured again (delete the
+file to start afresh). Each cell has a process of its own in which peers take turns. engine.csv is the whole engine with
+a trained model and bank.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import psutil
+import torch
+from tqdm import tqdm
 
-from configs.errors import UserError, run_command
-from configs.tables import whole_file
-from msa.bench.cells import COLUMNS, KEY, Cell, grid
-from msa.bench.process import in_process
+from msa.bench import engine, gpu
+from msa.bench.measure import COLUMNS, BenchCase, grid, in_process
+from msa.ops import check, dispatch
+from msa_base.errors import UserError, run_command
+from msa_base.options import add_number, add_threads
+from msa_base.tables import whole_file, write_json
 
 SHARE = 0.5  # of free memory
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV that an earlier run wrote; none where there is no such file.
-
-    Raises:
-        UserError: other columns.
-    """
+    """Rows of a CSV that an earlier run wrote, none where there is no file; a UserError where its columns differ."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -48,23 +49,21 @@ def read(path: Path) -> list[dict[str, str]]:
 
 def write(path: Path, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
     """Write a CSV, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
 
 
-def routing(cells: list[Cell], out: Path, options: dict[str, Any]) -> None:
+def routing(cells: list[BenchCase], out: Path, options: dict[str, Any]) -> None:
     """Measure every cell that has rows missing and write them as each cell ends."""
-    from tqdm import tqdm
-
     rows: list[dict[str, Any]] = read(out)
     bar = tqdm(cells, desc="routing", unit="cell")
     for cell in bar:
-        mine = {column: str(getattr(cell, column)) for column in KEY[:4]}
-        rows = [row for row in rows if row["peer"] != "all" or any(row[key] != value for key, value in mine.items())]
-        done = {(row["peer"], row["dtype"]) for row in rows if all(row[key] == value for key, value in mine.items())}
+        mine = {column: str(value) for column, value in asdict(cell).items()}
+        here = [row for row in rows if mine.items() <= row.items()]
+        rows = [row for row in rows if row["peer"] != "all" or row not in here]
+        done = {(row["peer"], row["dtype"]) for row in here if row["peer"] != "all"}
         bar.set_postfix_str(f"{cell.context}, {cell.batch} x {cell.question_tokens} tokens, {cell.cache}")
         found = in_process(cell, done, options)
         if isinstance(found, int):
@@ -78,50 +77,54 @@ def routing(cells: list[Cell], out: Path, options: dict[str, Any]) -> None:
 
 def machine(device: str, threads: int) -> dict[str, Any]:
     """What the figures were measured on."""
-    import torch
-
-    from msa.ops import dispatch
-
-    processor = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    processor = next(names, platform.processor())
     name = torch.cuda.get_device_name(0) if device == "cuda" else processor
-    keys = torch.empty(1, 1024, dtype=torch.bfloat16, device=device)
-    return {"name": name, "processor": processor, "threads": threads, "torch": torch.__version__, "kernels": dispatch.chosen(keys)}
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
+    kernels = dispatch.chosen(torch.empty(1, 1024, dtype=torch.bfloat16, device=device))
+    return {
+        "name": name, "processor": processor, "threads": threads, "torch": torch.__version__, "kernels": kernels,
+    }  # fmt: skip
 
 
 def main() -> int:
     """Measure."""
-    parser = argparse.ArgumentParser(prog="python -m msa.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m msa.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="one small cell")
     parser.add_argument("--full", action="store_true", help="every combination of context, batch and question length")
     parser.add_argument("--gpu", action="store_true", help="check, then measure on a GPU")
     parser.add_argument("--only", default="", help="peers and dtypes whose names contain this, such as 'ours int8'")
-    parser.add_argument("--seconds", type=float, help="time for each peer of a cell (default: 1.5; 0.2 with --quick)")
-    parser.add_argument("--repetitions", type=int, help="turns at most (default: 15; 3 with --quick)")
-    parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1, help="CPU threads (default: every core)")
-    parser.add_argument("--model", type=Path, default=Path("results/tiny/_models/msa"), help="trained model of the engine's rows")
-    parser.add_argument("--bank", type=Path, default=Path("results/tiny/_indexes/bank/facts"), help="and its bank")
-    parser.add_argument("--out", type=Path, help="directory (default: results/bench; reports/bench/HARDWARE with --gpu)")
+    add_number(
+        parser,
+        "--seconds",
+        None,
+        "time for each peer of a cell (default: 1.5; 0.2 with --quick)",
+        least=1e-3,
+        most=1e6,
+        kind=float,
+    )
+    add_number(parser, "--repetitions", None, "turns at most (default: 15; 3 with --quick)")
+    cores = psutil.cpu_count(logical=False) or 1
+    add_threads(parser, cores, "CPU threads (default: every core)")
+    model, bank = Path("results/tiny/_models/msa"), Path("results/tiny/_indexes/bank/facts")
+    parser.add_argument("--model", type=Path, default=model, help="trained model of the engine's rows")
+    parser.add_argument("--bank", type=Path, default=bank, help="and its bank")
+    parser.add_argument("--out", type=Path, help="directory (default: results/bench or reports/bench/HARDWARE)")
     chosen = parser.parse_args()
-    if chosen.threads < 1 or (chosen.repetitions or 1) < 1 or (chosen.seconds or 1) <= 0:
-        raise UserError("--threads, --repetitions and --seconds must be positive")
     if chosen.gpu:
         return _on_gpu(chosen)
     out = chosen.out or Path("results/bench")
     _measure(chosen, "cpu", out, int(psutil.virtual_memory().available * SHARE))
-    from msa.bench import engine
-
     started = perf_counter()
     if (chosen.model / "config.json").exists() and (chosen.bank / "bank.json").exists():
         rows = engine.measure(chosen.model, chosen.bank, chosen.threads, 3 if chosen.quick else 16)
         write(out / "engine.csv", rows, engine.COLUMNS)
         print(f"{out / 'engine.csv'}: {len(rows)} rows ({perf_counter() - started:.0f} s)")
     else:
-        print(f"engine: not measured, {chosen.model} or {chosen.bank} is not there (make reproduce, or --model and --bank)")
+        print(f"engine: not measured, no {chosen.model} or {chosen.bank} (make reproduce, or --model and --bank)")
     return 0
 
 
@@ -129,22 +132,16 @@ def _measure(chosen: argparse.Namespace, device: str, out: Path, free_bytes: int
     started = perf_counter()
     options = {
         "device": device, "threads": chosen.threads, "only": chosen.only,
-        "seconds": chosen.seconds or (0.2 if chosen.quick else 1.5), "repetitions": chosen.repetitions or (3 if chosen.quick else 15),
+        "seconds": chosen.seconds or (0.2 if chosen.quick else 1.5),
+        "repetitions": chosen.repetitions or (3 if chosen.quick else 15),
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / "machine.json") as temporary:
-        temporary.write_text(json.dumps(machine(device, chosen.threads), indent=1) + "\n")
+    write_json(machine(device, chosen.threads), out / "machine.json")
     routing(grid(chosen.full, chosen.quick, free_bytes), out / "routing.csv", options)
     print(f"{out / 'routing.csv'} ({perf_counter() - started:.0f} s)")
 
 
 def _on_gpu(chosen: argparse.Namespace) -> int:
     """Check every kernel against its oracle; only then measure."""
-    import torch
-
-    from msa.bench import gpu
-    from msa.ops import check
-
     if not torch.cuda.is_available():
         raise UserError("--gpu: torch finds no CUDA device here; run it where there is one")
     if check.run_cases(torch.device("cuda")):

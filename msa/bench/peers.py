@@ -2,23 +2,24 @@
 
 Each gives the k best documents of every question as positions in the bank [Q, k]; all read the same keys.
 
-Shape legend: Q questions, M tokens of a question, T chunks, N documents, H query heads, G KV heads, D head_dim, W = G * D.
+Shape legend: Q questions, M tokens of a question, T chunks, N documents, H query heads, G KV heads, D head_dim,
+W = G * D.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msa import router
-from msa.keys import Keys
+from msa.model import router
 from msa.ops import cpu, dispatch, reference
-from msa.ops.order import DocumentOrder, document_order
+from msa.ops.keys import Keys
+from msa.ops.reference import document_order
 from msa.ops.route import Part, route
 
 HEADS, GROUPS, HEAD_DIM, K = 32, 8, 128, 16  # of the paper's model
@@ -29,7 +30,7 @@ Peer = Callable[[], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """One layer's routing: ``queries`` [Q, M, H, D] as the model's heads give them, unit ``keys`` [T, W], ``offsets`` [N + 1]."""
+    """One layer's routing: ``queries`` [Q, M, H, D] of the model's heads, unit ``keys`` [T, W], ``offsets`` [N + 1]."""
 
     queries: Tensor
     keys: Tensor
@@ -49,6 +50,17 @@ class Task:
         """Folded queries [Q, M, W]."""
         return router.fold_queries(self.queries, GROUPS)
 
+    @cached_property
+    def mask(self) -> Tensor:
+        """Every token takes part in routing [Q, M]."""
+        return torch.ones(self.folded.shape[:2], dtype=torch.bool, device=self.keys.device)
+
+    def part(self, kept: Keys, first_pass: Keys | None = None) -> Part:
+        """The bank as routing takes it; its order is made once, as the engine does where a GPU wants it."""
+        ids = torch.arange(len(self.offsets) - 1, device=self.keys.device)
+        order = document_order(ids) if ids.device.type == "cuda" else None
+        return Part(kept, self.offsets, ids, None, first_pass, order)
+
     @cache  # noqa: B019 - a task lives as long as its process
     def stored(self, dtype: str) -> Keys:
         """The keys in a stored precision, the same tensors for every peer."""
@@ -62,7 +74,7 @@ def best_documents(chunk_scores: Tensor, offsets: Tensor) -> Tensor:
 
 
 def eager(task: Task, dtype: str) -> Peer:
-    """(a) The released code's form: every query head against its KV head's keys, mean over heads, maximum over tokens."""
+    """(a) The released code's form: each query head against its KV head's keys, mean over heads, best of tokens."""
     unit = F.normalize(task.queries, dim=-1).to(TORCH[dtype])
     stored = task.stored(dtype).values
 
@@ -102,7 +114,7 @@ def folded(task: Task, dtype: str, compiled: bool = False) -> Peer:
 
 
 def faiss_flat(task: Task, threads: int) -> Peer:
-    """(d) FAISS flat inner product, float32, k raised until 16 distinct documents are certain, merged over the tokens."""
+    """(d) FAISS flat inner product, float32, k raised until 16 distinct documents are certain, merged over tokens."""
     import faiss
 
     faiss.omp_set_num_threads(threads)
@@ -111,7 +123,7 @@ def faiss_flat(task: Task, threads: int) -> Peer:
     index.add(task.keys.numpy())
     owner = torch.repeat_interleave(torch.arange(len(task.offsets) - 1), task.offsets.diff())
     queries = task.folded.flatten(0, 1).numpy()
-    # each token's 16 best documents hold every document that is best for the question; a document has four chunks at most
+    # each token's 16 best documents hold the question's best; a document has four chunks at most
     wanted = min(len(task.keys), (K - 1) * int(task.offsets.diff().max()) + 1)
 
     def run() -> Tensor:
@@ -123,63 +135,63 @@ def faiss_flat(task: Task, threads: int) -> Peer:
     return run
 
 
-def ours(task: Task, dtype: str, first: str | None = None, implementation: str | None = None) -> Peer:
+def ours(task: Task, dtype: str, first: str | None = None) -> Peer:
     """(e) This project's routing, exact for the stored keys; ``first``: precision of a first pass beside them."""
-    device, kept = task.keys.device, task.stored(dtype)
-    quick = Keys.store(kept.exact(), first) if first else None
-    ids, query = torch.arange(len(task.offsets) - 1, device=device), task.folded
-    mask = torch.ones(query.shape[:2], dtype=torch.bool, device=device)
-    part = Part(kept, task.offsets, ids, None, quick, _order(ids))
-    return lambda: route(query, mask, [part], K, implementation=implementation).place
-
-
-def _order(ids: Tensor) -> DocumentOrder | None:
-    """Made once a bank, as the engine does where a GPU wants it."""
-    return document_order(ids) if ids.device.type == "cuda" else None
+    kept = task.stored(dtype)
+    part = task.part(kept, Keys.store(kept.exact(), first) if first else None)
+    query, mask = task.folded, task.mask
+    return lambda: route(query, mask, [part], K).place
 
 
 def first_pass(task: Task, dtype: str) -> Peer:
     """(e) without its exact scores: rounded as the other peers are, and no more."""
-    kept, query = task.stored(dtype), task.folded
-    ids = torch.arange(len(task.offsets) - 1, device=query.device)
-    mask, order = torch.ones(query.shape[:2], dtype=torch.bool, device=query.device), _order(ids)
+    kept, query, mask = task.stored(dtype), task.folded, task.mask
+    part = task.part(kept)
 
     def run() -> Tensor:
         scores, _ = dispatch.scores_with_error(query, mask, kept)
-        return dispatch.top_documents(scores, task.offsets, ids, K, order=order)[0]
+        return dispatch.top_documents(scores, task.offsets, part.doc_ids, K, order=part.order)[0]
 
     return run
 
 
 def ways(task: Task, threads: int, only: str = "") -> dict[tuple[str, str], Callable[[], Peer]]:
     """Every peer and dtype by name, made when called."""
+    cuda = task.keys.device.type == "cuda"
     found: dict[tuple[str, str], Callable[[], Peer]] = {}
     for dtype in TORCH:
-        found["eager", dtype] = lambda dtype=dtype: eager(task, dtype)
+        found["eager", dtype] = partial(eager, task, dtype)
     for dtype in (*TORCH, "int8"):
-        if dtype == "int8" and task.keys.device.type == "cuda" and task.folded[..., 0].numel() <= 16:
+        if dtype == "int8" and cuda and task.folded[..., 0].numel() <= 16:
             continue  # the library's int8 product wants more rows
-        found["folded", dtype] = lambda dtype=dtype: folded(task, dtype)
-        found["compiled", dtype] = lambda dtype=dtype: folded(task, dtype, compiled=True)
-    if task.keys.device.type == "cpu":
-        found["faiss", "float32"] = lambda: faiss_flat(task, threads)
-    for dtype in ("float32", "bfloat16", "int8", *(("float8",) if task.keys.device.type == "cuda" else ())):
-        found["ours", dtype] = lambda dtype=dtype: ours(task, dtype)
-        found["first_pass", dtype] = lambda dtype=dtype: first_pass(task, dtype)
-    found["ours", "int8, then bfloat16"] = lambda: ours(task, "bfloat16", "int8")
+        found["folded", dtype] = partial(folded, task, dtype)
+        found["compiled", dtype] = partial(folded, task, dtype, compiled=True)
+    if not cuda:
+        found["faiss", "float32"] = partial(faiss_flat, task, threads)
+    for dtype in (*TORCH, "int8", *(("float8",) if cuda else ())):
+        found["ours", dtype] = partial(ours, task, dtype)
+        found["first_pass", dtype] = partial(first_pass, task, dtype)
+    found["ours", "int8, then bfloat16"] = partial(ours, task, "bfloat16", "int8")
     return {name: make for name, make in found.items() if only in " ".join(name)}
 
 
+def exact_documents(folded: Tensor, mask: Tensor, keys: Tensor, offsets: Tensor) -> Tensor:
+    """Float64 scores of all documents [Q, N]; keys become float64 a few at a time."""
+    scores = [reference.chunk_scores(folded.double(), mask, part) for part in keys.split(4096)]
+    return reference.document_scores(torch.cat(scores, 1), offsets)
+
+
+def shortfall(documents: Tensor, chosen: Tensor) -> float:
+    """How far the worst of k chosen documents [Q, k] scores below the k-th best one of all [Q, N]; the largest."""
+    best = documents.topk(chosen.shape[1]).values[:, -1]
+    return float((best - documents.gather(1, chosen.to(documents.device)).amin(1)).max())
+
+
 def deficit(task: Task, chosen: Tensor, questions: int) -> float:
-    """How far the float64 score of the k-th document chosen lies below the k-th best one; the largest of some questions."""
-    worst, at = 0.0, min(K, chosen.shape[1]) - 1
-    for number in range(min(questions, len(chosen))):
-        query = task.folded[number].double()
-        exact = torch.cat([(query @ part.double().T).amax(0) for part in task.keys.split(8192)])
-        documents = reference.document_scores(exact.unsqueeze(0), task.offsets)[0]
-        reached = documents[chosen[number].to(documents.device)].sort(descending=True).values[at]
-        worst = max(worst, float(documents.topk(at + 1).values[at] - reached))
-    return worst
+    """The :func:`shortfall` of some questions, one after another: their scores are many."""
+    ones = [slice(number, number + 1) for number in range(min(questions, len(chosen)))]
+    exact = (exact_documents(task.folded[one], task.mask[one], task.keys, task.offsets) for one in ones)
+    return max(shortfall(documents, chosen[one]) for documents, one in zip(exact, ones, strict=True))
 
 
 def own_rate(dtype: str) -> Callable[[], None] | None:

@@ -2,12 +2,13 @@
 
 Tests run them in triton's interpreter, `python -m msa.ops.check` on whatever device there is.
 
-Shape legend: Q questions, M tokens of a question, T chunks, N documents, W = KV heads * head_dim, B rows, H query heads,
-G KV heads, D head_dim, A own tokens, S memory slots, E template tokens, P tokens of a chunk.
+Shape legend: Q questions, M tokens of a question, T chunks, N documents, W = KV heads * head_dim, B rows, H query
+heads, G KV heads, D head_dim, A own tokens, S memory slots, E template tokens, P tokens of a chunk.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,34 +17,48 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from msa.keys import DTYPES, Keys
-from msa.ops import cpu, dispatch, quantise, reference, tiles
+from msa.ops import cpu, dispatch, reference, tiles
+from msa.ops.keys import DTYPES, Keys, round_queries, score_error
 from msa.ops.route import Part, route
-from msa.ops.tolerance import require_close
 
 Case = Callable[[], None]
 ROUTING = ((1, 1, 1, 64), (3, 17, 37, 48), (2, 40, 33, 64), (1, 5, 70, 192))  # Q, M, T, W
-ROUTING_LARGE = ((1, 32, 5003, 1024), (8, 32, 3001, 1024), (64, 7, 1000, 1024), (5, 256, 2000, 1024), (3, 300, 1111, 512))
+ROUTING_LARGE = (
+    (1, 32, 5003, 1024), (8, 32, 3001, 1024), (64, 7, 1000, 1024), (5, 256, 2000, 1024), (3, 300, 1111, 512),
+)  # fmt: skip
 KEY_KINDS = (*DTYPES, "float16")
+FLOATS = (torch.float32, torch.bfloat16)
+POOLING, POOLING_LARGE = ((1, 3), (4, 7), (16, 5)), ((64, 2560),)  # P, features
+TRAINING, TRAINING_LARGE = ((1, 1, 1, 16), (3, 7, 5, 20), (2, 33, 40, 80)), ((48, 40, 3000, 1024),)  # Q, M, T, W
+ROUTES = (  # stored precision, that of a first pass
+    ("bfloat16", None), ("bfloat16", "int8"), ("int8", None), ("float32", "int8"), ("float32", None), ("float8", None),
+)  # fmt: skip
 ATTENTION = (  # B, M, H, G, D, A, S, E
-    (1, 1, 4, 2, 8, 9, 5, 0),
-    (2, 5, 6, 1, 4, 5, 20, 3),
-    (1, 1, 5, 5, 3, 40, 33, 0),
-    (1, 19, 4, 2, 16, 19, 17, 2),
-    (3, 1, 2, 1, 16, 1, 0, 0),
-    (2, 3, 8, 2, 32, 11, 7, 4),
-)
+    (1, 1, 4, 2, 8, 9, 5, 0), (2, 5, 6, 1, 4, 5, 20, 3), (1, 1, 5, 5, 3, 40, 33, 0),
+    (1, 19, 4, 2, 16, 19, 17, 2), (3, 1, 2, 1, 16, 1, 0, 0), (2, 3, 8, 2, 32, 11, 7, 4),
+)  # fmt: skip
 ATTENTION_LARGE = (
-    (1, 1, 32, 8, 128, 777, 130, 0),
-    (4, 1, 32, 8, 128, 90, 300, 5),
-    (2, 333, 32, 8, 128, 333, 200, 5),
-    (8, 40, 32, 8, 128, 99, 128, 0),
-)
+    (1, 1, 32, 8, 128, 777, 130, 0), (4, 1, 32, 8, 128, 90, 300, 5),
+    (2, 333, 32, 8, 128, 333, 200, 5), (8, 40, 32, 8, 128, 99, 128, 0),
+)  # fmt: skip
+
+
+# relative to 1 + |expected|, by the dtype that products are taken in; sums are float32 throughout
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+
+
+def require_close(actual: Tensor, expected: Tensor, dtype: torch.dtype, what: str) -> None:
+    """An AssertionError unless all is within the tolerance of ``dtype``; infinities must agree, NaN is never right."""
+    allowed = {"rtol": TOLERANCES[dtype], "atol": TOLERANCES[dtype]}
+    torch.testing.assert_close(actual.double(), expected.double(), **allowed, msg=lambda said: f"{what}: {said}")
+
+
+require_equal = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Fresh memory holds NaN, or the largest number of an integer dtype, so that what a kernel leaves unwritten shows."""
+    """Fresh memory holds NaN, or an integer dtype's largest number, so that what a kernel leaves unwritten shows."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
@@ -68,35 +83,32 @@ def cases(device: torch.device) -> dict[str, Case]:
         for number, shape in enumerate(DOCUMENTS + (DOCUMENTS_LARGE if large else ())):
             found[f"top_documents {name} {number}"] = partial(top_documents, device, name, *shape)
         for shape in ATTENTION + (ATTENTION_LARGE if large else ATTENTION_LARGE[:2] if name == "cpu" else ()):
-            for dtype in (torch.float32, torch.bfloat16):
-                for stored in (dtype, torch.int8):
-                    label = f"{'x'.join(map(str, shape))} {_short(dtype)} over {_short(stored)}"
-                    found[f"attend_pieces {name} {label}"] = partial(attend_pieces, device, name, shape, dtype, stored)
-        for kinds in (("bfloat16", None), ("bfloat16", "int8"), ("int8", None), ("float32", "int8"), ("float32", None), ("float8", None)):
+            for dtype, stored in itertools.product(FLOATS, (None, torch.int8)):
+                stored = stored or dtype
+                label = f"{_label(*shape)} {_label(dtype)} over {_label(stored)}"
+                found[f"attend_pieces {name} {label}"] = partial(attend_pieces, device, name, shape, dtype, stored)
+        for kinds in ROUTES:
             found[f"route {name} {kinds[0]} after {kinds[1]}"] = partial(exact_route, device, name, *kinds)
-        if name == "triton":
-            for pool, features in ((1, 3), (4, 7), (16, 5), *(((64, 2560),) if large else ())):
-                for dtype in (torch.float32, torch.bfloat16):
-                    label = f"P={pool} F={features} {_short(dtype)}"
-                    found[f"pool_chunks {name} {label}"] = partial(pool_chunks, device, name, pool, features, dtype)
-            for shape in ((1, 1, 1, 16), (3, 7, 5, 20), (2, 33, 40, 80), *(((48, 40, 3000, 1024),) if large else ())):
-                for dtype in (torch.float32, torch.bfloat16):
-                    label = f"{'x'.join(map(str, shape))} {_short(dtype)}"
-                    found[f"training_scores {name} {label}"] = partial(training_scores, device, name, shape, dtype)
+        for dtype in FLOATS if name == "triton" else ():
+            for pool, features in POOLING + (POOLING_LARGE if large else ()):
+                label = f"P={pool} F={features} {_label(dtype)}"
+                found[f"pool_chunks {name} {label}"] = partial(pool_chunks, device, name, pool, features, dtype)
+            for shape in TRAINING + (TRAINING_LARGE if large else ()):
+                label = f"{_label(*shape)} {_label(dtype)}"
+                found[f"training_scores {name} {label}"] = partial(training_scores, device, name, shape, dtype)
     return found
 
 
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _label(*of: int | torch.dtype) -> str:
+    return "x".join(str(one).removeprefix("torch.") for one in of)
 
 
 def _routing_cases(device: torch.device, name: str, shape: tuple[int, ...], kind: str) -> dict[str, Case]:
     """One case for each way in which an implementation can score such keys."""
-    label = f"chunk_scores {name} {'x'.join(map(str, shape))} {kind}"
-    if name == "cpu":
-        probe = torch.empty(1, shape[3], dtype=_stored(torch.zeros(1, shape[3]), kind).values.dtype)
-        return {f"{label} {way}": partial(chunk_scores, device, name, shape, kind, way) for way in cpu.variants(probe)}
+    label = f"chunk_scores {name} {_label(*shape)} {kind}"
     ways = ("widened", "native") if kind in ("int8", "float8") else ("plain",)
+    if name == "cpu":
+        ways = cpu.variants(_stored(torch.zeros(1, shape[3]), kind).values)
     return {f"{label} {way}": partial(chunk_scores, device, name, shape, kind, way) for way in ways}
 
 
@@ -147,9 +159,10 @@ def chunk_scores(device: torch.device, name: str, shape: tuple[int, ...], kind: 
         dtype = triton_routing.query_dtype(values, native)
         got = triton_routing.chunk_scores(folded, mask, values, stored.scale, native=native)
     clean = folded.masked_fill(~mask.unsqueeze(-1), 0.0)
-    rounded, scales = quantise.round_queries(clean, dtype)
+    rounded, scales = round_queries(clean, dtype)
     meant = rounded.double() if scales is None else rounded.double() * scales.double().unsqueeze(-1)
-    read = values.bfloat16() if kind == "float32" and dtype == torch.bfloat16 else values  # native code rounds on the way
+    rounds = kind == "float32" and dtype == torch.bfloat16  # native code, on the way
+    read = values.bfloat16() if rounds else values
     expected = reference.chunk_scores(meant, mask, read, stored.scale)
     # Hopper's matrix units sum fp8 products in about 14 bits
     coarse = way == "native" and kind == "float8" and device.type == "cuda"
@@ -157,7 +170,7 @@ def chunk_scores(device: torch.device, name: str, shape: tuple[int, ...], kind: 
     if not coarse:
         true = reference.chunk_scores(clean.double(), mask, unit if kind in ("int8", "float8") else stored.values)
         off = (got - true).masked_fill(true == -torch.inf, 0.0).abs().amax(1)
-        bound = bound if name == "cpu" else quantise.score_error(clean, mask, stored, dtype)
+        bound = bound if name == "cpu" else score_error(clean, mask, stored, dtype)
         if bool((off > bound).any()):
             raise AssertionError(f"scores are off by up to {off.tolist()}, the bound says {bound.tolist()}")
 
@@ -188,8 +201,7 @@ def top_documents(device: torch.device, name: str, questions: int, counts: list[
     visible = torch.rand(questions, documents, generator=rng, device=device) < 0.8 if hides else None
     expected = reference.top_documents(scores, offsets, ids, k, visible)
     got = dispatch.top_documents(scores, offsets, ids, k, visible, implementation=name)
-    if not (torch.equal(got[0], expected[0]) and torch.equal(got[1], expected[1])):
-        raise AssertionError(f"documents {got[0].tolist()} in place of {expected[0].tolist()}")
+    require_equal(got, expected)
 
 
 def exact_route(device: torch.device, name: str, kind: str, first: str | None) -> None:
@@ -210,15 +222,11 @@ def exact_route(device: torch.device, name: str, kind: str, first: str | None) -
         start += int(offsets[-1])
     found = route(folded, mask, parts, k, implementation=name)
 
-    pairs = torch.einsum("qmw,tw->qmt", clean.double(), keys.exact())
-    true = reference.document_scores(pairs.masked_fill(~mask.unsqueeze(-1), -torch.inf).amax(1).float(), _offsets(counts))
+    scores = reference.chunk_scores(clean.double(), mask, keys.exact()).float()
+    true = reference.document_scores(scores, _offsets(counts))
     place, best = reference.top_documents(true, torch.arange(documents + 1, device=device), ids, k, visible)
-    if not torch.equal(found.scores, best):
-        raise AssertionError(f"scores {found.scores.tolist()} in place of {best.tolist()}")
-    if not torch.equal(found.place + 90 * (found.part == 1), place):
-        raise AssertionError(f"documents {found.place.tolist()} in place of {place.tolist()}")
-    if not torch.equal(found.doc_ids, torch.where(place < 0, -1, ids[place])):
-        raise AssertionError(f"ids {found.doc_ids.tolist()}")
+    got = found.scores, found.place + 90 * (found.part == 1), found.doc_ids
+    require_equal(got, (best, place, torch.where(place < 0, -1, ids[place])))
 
 
 def _offsets(counts: Tensor) -> Tensor:
@@ -245,10 +253,9 @@ def pool_chunks(device: torch.device, name: str, pool: int, features: int, dtype
 
 def training_scores(device: torch.device, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Scores and both gradients, where many chunks have none and where tokens are equal."""
-    tokens = shape[1]
     folded, mask, keys = _questions(device, shape)
     folded = folded.nan_to_num(0.0)
-    if tokens > 2:
+    if shape[1] > 2:
         folded[0, 2] = folded[0, 1]  # of equal tokens the first takes the gradient
     folded, keys = folded.to(dtype), keys.to(dtype)
     mine = folded.clone().requires_grad_(), keys.clone().requires_grad_()
@@ -267,7 +274,7 @@ def training_scores(device: torch.device, name: str, shape: tuple[int, ...], dty
 def attend_pieces(
     device: torch.device, name: str, shape: tuple[int, ...], dtype: torch.dtype, stored: torch.dtype
 ) -> None:
-    """Every piece where it lies: a cache with poison behind its end, a bank poisoned where nobody chose, keys beside values."""
+    """Every piece where it lies: a cache poisoned behind its end, a bank poisoned where nobody chose."""
     rows, tokens, heads, groups, head_dim, own, slots, fixed = shape
     rng, total = _rng(device, *shape), 50
 
@@ -286,8 +293,8 @@ def attend_pieces(
     if stored == torch.int8:
         bank = (bank * 40).round().clamp(-127, 127).to(torch.int8)
         sizes = () if tokens == 1 else (total, groups)  # one scale for all, or one a row and KV head
-        optional["key_scales"] = torch.rand(sizes, generator=rng, device=device) / 40
-        optional["value_scales"] = torch.rand(sizes, generator=rng, device=device) / 40
+        for part in ("key_scales", "value_scales"):
+            optional[part] = torch.rand(sizes, generator=rng, device=device) / 40
     else:
         unread = torch.ones(total, dtype=torch.bool, device=device)
         unread[chunks[chunks >= 0]] = False

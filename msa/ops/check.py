@@ -1,8 +1,8 @@
 """Checks every operation against its oracle on this machine's device; exit code 1 if one differs.
 
-    python -m msa.ops.check                      # on the GPU, or on the processor where there is none
-    TRITON_INTERPRET=1 python -m msa.ops.check   # on the processor, triton's kernels too
-    python -m msa.ops.check --compile sm_90      # builds triton's kernels for a GPU that need not be there; runs nothing
+python -m msa.ops.check                      # on the GPU, or on the processor where there is none
+TRITON_INTERPRET=1 python -m msa.ops.check   # on the processor, triton's kernels too
+python -m msa.ops.check --compile sm_90      # builds triton's kernels for a GPU that need not be there; runs nothing
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from time import perf_counter
 
 import torch
 
-from configs.errors import UserError, run_command
 from msa.ops import cases, dispatch
+from msa_base.errors import UserError, run_command
 
 SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # of one program at most
 MULTIPROCESSORS = {80: 108, 90: 132}
@@ -23,9 +23,7 @@ MULTIPROCESSORS = {80: 108, 90: 132}
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, say what failed."""
-    parser = argparse.ArgumentParser(
-        prog="python -m msa.ops.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda where there is one, else cpu")
     parser.add_argument("--only", default="", help="cases whose name contains this")
     targets = [f"sm_{number}" for number in SHARED_BYTES]
@@ -41,7 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_cases(device: torch.device, only: str = "") -> int:
     """All cases on a device: 0 where every one holds, 1 where one does not."""
-    print(f"device {torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type}, torch {torch.__version__}")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    print(f"device {name}, torch {torch.__version__}")
     for operation, name in dispatch.chosen(torch.empty(1, 1024, dtype=torch.bfloat16, device=device)).items():
         print(f"  {operation}: {name}")
     chosen = {name: case for name, case in cases.cases(device).items() if only in name}
@@ -103,10 +102,10 @@ def launch_all(fp8: bool) -> None:
     """Launch every kernel at paper shapes; with a launcher that only builds, tensors need not be real."""
     from msa.ops import triton_attention, triton_documents, triton_pooling, triton_routing, triton_training
 
-    kinds = [torch.bfloat16, torch.float32, torch.int8, *([torch.float8_e4m3fn] if fp8 else [])]
+    stored = [torch.bfloat16, torch.int8, *([torch.float8_e4m3fn] if fp8 else [])]
     for questions, tokens in ((1, 32), (8, 32), (8, 256), (2, 600)):
         folded, mask = torch.zeros(questions, tokens, 1024), torch.ones(questions, tokens, dtype=torch.bool)
-        for kind in kinds:
+        for kind in (torch.float32, *stored):
             keys, scales = torch.zeros(300, 1024).to(kind), torch.ones(300) if kind.itemsize == 1 else None
             for native in (False, True) if scales is not None else (False,):
                 triton_routing.chunk_scores(folded, mask, keys, scales, native=native)
@@ -115,19 +114,17 @@ def launch_all(fp8: bool) -> None:
         triton_training.training_scores(folded, torch.ones(8, 40, dtype=torch.bool), keys).sum().backward()
         x = torch.zeros(3, 130, 2560, dtype=dtype, requires_grad=True)
         triton_pooling.pool_chunks(x, torch.full((3,), 100), 64).sum().backward()
-    documents = torch.arange(3000)
-    triton_documents.top_documents(torch.zeros(2, 3000), torch.arange(3001), documents, 16)
-    triton_documents.top_documents(torch.zeros(2, 3000), torch.arange(3001), documents, 16, torch.ones(2, 3000, dtype=torch.bool))
+    for visible in (None, torch.ones(2, 3000, dtype=torch.bool)):
+        triton_documents.top_documents(torch.zeros(2, 3000), torch.arange(3001), torch.arange(3000), 16, visible)
     bank, chunks = torch.zeros(300, 2, 8, 128), torch.zeros(1, 128, dtype=torch.long)
     for tokens, own in ((1, 300), (600, 600)):
         q, cache = torch.zeros(1, tokens, 32, 128).bfloat16(), torch.zeros(1, own, 8, 128).bfloat16()
         valid, reads = torch.ones(1, own, dtype=torch.bool), torch.ones(1, tokens, dtype=torch.bool)
-        for kind in (torch.bfloat16, torch.int8, *([torch.float8_e4m3fn] if fp8 else [])):
-            stored = bank.to(kind)
-            scales = {"key_scales": torch.ones(300, 8), "value_scales": torch.ones(300, 8)} if kind.itemsize == 1 else {}
-            triton_attention.attend_pieces(
-                q, cache, cache, valid, stored[:, 0], stored[:, 1], chunks, reads_memory=reads, **scales
-            )
+        for kind in stored:
+            pieces = q, cache, cache, valid, *bank.to(kind).unbind(1), chunks
+            names = ("key_scales", "value_scales") if kind.itemsize == 1 else ()
+            scales = dict.fromkeys(names, torch.ones(300, 8))
+            triton_attention.attend_pieces(*pieces, reads_memory=reads, **scales)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 What multiplies is chosen by the dtype of the keys and by what the processor has (`variants`): AMX or AVX-512 code of
 routing.c, else torch's own matrix products, tile by tile.
 
-Shape legend: Q questions, M tokens of a question, T chunks, N documents, W = KV heads * head_dim, B rows, H query heads,
-G KV heads, D head_dim, S memory slots, A own tokens, E template tokens.
+Shape legend: Q questions, M tokens of a question, T chunks, N documents, W = KV heads * head_dim, B rows, H query
+heads, G KV heads, D head_dim, S memory slots, A own tokens, E template tokens.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from msa.keys import Keys
 from msa.ops import reference
+from msa.ops.keys import Keys, round_queries, score_error, summing_error
 from msa.ops.native import Routing, Settle, native
-from msa.ops.quantise import round_queries, score_error, summing_error
+from msa.ops.precision import fast_bfloat16
+from msa.ops.reference import DocumentOrder
 
 TILE_CHUNKS, LEAST_CHUNKS = 2048, 256  # of torch's matrix products
 TILE_SCORES = 2**18  # of one of them: they stay in the cache
@@ -47,7 +48,8 @@ def variants(keys: Tensor) -> list[str]:
     dtype = _product_dtype(keys.dtype)
     row_bytes = keys.shape[1] * dtype.itemsize
     aligned = row_bytes > 0 and row_bytes % STEP_BYTES == 0 and keys.stride(1) == 1 and keys.device.type == "cpu"
-    names = NATIVE[dtype] if aligned and keys.dtype in CODES else ()
+    fast = dtype != torch.bfloat16 or fast_bfloat16(keys.device)
+    names = NATIVE[dtype] if aligned and fast and keys.dtype in CODES else ()
     return [*(name for name in names if name in native().features), "tiles"]
 
 
@@ -57,45 +59,23 @@ def query_dtype(keys: Tensor, variant: str | None = None) -> torch.dtype:
     return _tile_dtype(keys.dtype) if variant == "tiles" else _product_dtype(keys.dtype)
 
 
-def chunk_scores(
-    folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Tensor | None = None, variant: str | None = None
-) -> Tensor:
-    """See :func:`msa.ops.reference.chunk_scores`; queries are rounded to :func:`query_dtype`, sums are float32 (int32 of int8).
-
-    Args:
-        variant: one of :func:`variants`, the first by default.
-    """
-    scales = None if scales is None else scales.float().contiguous()
-    return scores_with_error(folded, routing_mask, Keys(keys, scales, norm=0.0), variant=variant)[0]
-
-
 def scores_with_error(
-    folded: Tensor,
-    routing_mask: Tensor,
-    keys: Keys,
-    rows: Tensor | None = None,
-    variant: str | None = None,
-    tokens: list[np.ndarray] | None = None,
+    folded: Tensor, routing_mask: Tensor, keys: Keys, rows: Tensor | None = None, variant: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and their :func:`msa.ops.quantise.score_error` [Q].
-
-    Args:
-        tokens: what :func:`_tokens` gives, where the caller has it.
-    """
+    """See :func:`msa.ops.dispatch.scores_with_error`; ``variant`` is one of :func:`variants`, by default the first."""
     variant = variant or variants(keys.values)[0]
+    dtype = query_dtype(keys.values, variant)
     if variant != "tiles":
-        tokens = _tokens(routing_mask) if tokens is None else tokens
-        packed = _Packed(folded, tokens, keys, _product_dtype(keys.values.dtype), variant)
+        packed = _Packed(folded, _tokens(routing_mask), keys, dtype, variant)
         return packed.scores(rows), packed.error
-    dtype = _tile_dtype(keys.values.dtype)
     return _score_tiles(folded, routing_mask, keys, rows, dtype), score_error(folded, routing_mask, keys, dtype)
 
 
 class _Packed:
     """The routing tokens of some questions, rounded and packed for keys as routing.c reads them.
 
-    ``error``: the bound of :func:`msa.ops.quantise.score_error` for each question [Q]. Numpy where torch would do: a call of
-    torch costs more than these few numbers.
+    ``error``: the bound of :func:`msa.ops.keys.score_error` for each question [Q]. Numpy where torch would do: a
+    call of torch costs more than these few numbers.
     """
 
     def __init__(self, folded: Tensor, tokens: list[np.ndarray], keys: Keys, dtype: torch.dtype, variant: str):
@@ -111,7 +91,8 @@ class _Packed:
         off = keys.norm * ROUNDED if keys.values.dtype == torch.float32 else 0.0
         native().library.msa_pack(
             source.data_ptr(), chosen.ctypes.data, self.tile_at.ctypes.data, len(tokens), self.width,
-            {"amx_int8": 1, "avx512_vnni": 2}.get(variant, 0), keys.norm + off, keys.error + off, summing_error(self.width, dtype),
+            {"amx_int8": 1, "avx512_vnni": 2}.get(variant, 0), keys.norm + off, keys.error + off,
+            summing_error(self.width, dtype),
             self.packed.data_ptr(), self.scales.ctypes.data, self.error.data_ptr(),
         )  # fmt: skip
 
@@ -119,17 +100,14 @@ class _Packed:
         """What routing.c needs to know to score the keys for some questions; this object keeps it alive."""
         values, scales = self.keys.values, self.keys.scale
         return Routing(
-            keys=values.data_ptr(),
-            stride=values.stride(0) * values.element_size(),
+            keys=values.data_ptr(), stride=values.stride(0) * values.element_size(),
             steps=self.width * self.dtype.itemsize // STEP_BYTES,
-            from_=0 if values.dtype == self.dtype else CODES[values.dtype],
-            packed=self.packed.data_ptr(),
-            questions=questions,
-            tile_at=self.tile_at.ctypes.data + 8 * first,
+            from_=0 if values.dtype == self.dtype else CODES[values.dtype], packed=self.packed.data_ptr(),
+            questions=questions, tile_at=self.tile_at.ctypes.data + 8 * first,
             query_scales=self.scales.ctypes.data if self.dtype == torch.int8 else None,
             key_scales=None if scales is None else scales.data_ptr(),
             key_scale_step=0 if scales is None else scales.dim(),
-        )
+        )  # fmt: skip
 
     def scores(self, rows: Tensor | None) -> Tensor:
         """Chunk scores of all questions, the chunks shared by the threads."""
@@ -154,31 +132,28 @@ def _tokens(routing_mask: Tensor) -> list[np.ndarray]:
     return [np.flatnonzero(row) + place * routing_mask.shape[1] for place, row in enumerate(routing_mask.numpy())]
 
 
-def settles(keys: Keys) -> bool:
-    """Whether :func:`best_documents` takes such stored keys: routing.c scores them exactly where the processor has AVX-512."""
+def ranks_exactly(keys: Keys) -> bool:
+    """Whether :func:`best_documents` takes such stored keys: routing.c ranks them exactly, given AVX-512."""
     values = keys.values
     return bool(native().features) and values.dtype in CODES and values.shape[1] % 16 == 0 and values.stride(1) == 1
 
 
 def best_documents(
-    folded: Tensor,
-    routing_mask: Tensor,
-    keys: Keys,
-    quick: Keys,
-    offsets: Tensor,
-    doc_ids: Tensor,
-    k: int,
-    visible: Tensor | None,
-    least: list[float],
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Places in the bank, ids and exact scores [Q, k] of one part's best documents, and how many chunks were scored exactly.
+    folded: Tensor, routing_mask: Tensor, keys: Keys, scanned: Keys, offsets: Tensor, doc_ids: Tensor, k: int,
+    visible: Tensor | None, least: list[float],
+) -> tuple[Tensor, Tensor, Tensor, int]:  # fmt: skip
+    """Places, ids and exact scores [Q, k] of one part's best documents, and how many chunks were scored exactly.
 
-    See :class:`msa.ops.route.Part` for what goes in (``quick`` is read first), and msa_settle in routing.c; ``k`` is at least 1,
-    and documents that score below ``least`` [Q] may be left out.
+    See :class:`msa.ops.route.Part` for what goes in (``scanned`` is read first), and msa_settle in routing.c; ``k`` is
+    at least 1, and documents that score below ``least`` [Q] may be left out.
     """
     tokens = _tokens(routing_mask)
-    scores, error = scores_with_error(folded, routing_mask, quick, tokens=tokens)
-    packed = _narrowing(folded, tokens, keys, quick)
+    scores, error = scores_with_error(folded, routing_mask, scanned)
+    packed = None
+    if scanned.values.dtype == torch.int8:
+        # bfloat16 rounds queries less than int8 does: after a second pass in it fewer chunks need an exact score
+        variant = variants(torch.empty(0, keys.values.shape[1], dtype=torch.bfloat16))[0]
+        packed = None if variant == "tiles" else _Packed(folded, tokens, keys, torch.bfloat16, variant)
     library, count, values = native().library, len(folded), keys.values
     source, error = folded.float().contiguous(), error.tolist()
     between_error = packed.error.tolist() if packed else error
@@ -189,36 +164,24 @@ def best_documents(
 
     def part(first: int, last: int) -> None:
         for number in range(first, last):
-            argument = packed.argument(number, 1) if packed else None
+            between = packed.argument(number, 1) if packed else None
             call = ctypes.cast(getattr(library, f"msa_{packed.variant}"), ctypes.c_void_p) if packed else None
-            rescored[number] = library.msa_settle(
-                Settle(
-                    scores=scores.data_ptr() + number * scores.shape[1] * 4,
-                    chunks=scores.shape[1],
-                    error=error[number],
-                    least=least[number],
-                    offsets=offsets.data_ptr(),
-                    ids=doc_ids.data_ptr(),
-                    documents=len(doc_ids),
-                    visible=None if seen is None else seen.data_ptr() + number * len(doc_ids),
-                    k=k,
-                    between=call,
-                    routing=ctypes.pointer(argument) if packed else None,
-                    between_error=between_error[number],
-                    keys=values.data_ptr(),
-                    stride=values.stride(0) * values.element_size(),
-                    width=values.shape[1],
-                    from_=CODES[values.dtype],
-                    key_scales=None if keys.scale is None else keys.scale.data_ptr(),
-                    key_scale_step=0 if keys.scale is None else keys.scale.dim(),
-                    tokens=source.data_ptr(),
-                    index=tokens[number].ctypes.data,
-                    count=len(tokens[number]),
-                    best=place.data_ptr() + number * k * 8,
-                    best_ids=ids.data_ptr() + number * k * 8,
-                    values=best.data_ptr() + number * k * 4,
-                )
-            )
+            settling = Settle(
+                scores=scores.data_ptr() + number * scores.shape[1] * 4, chunks=scores.shape[1],
+                error=error[number], least=least[number], k=k,
+                offsets=offsets.data_ptr(), ids=doc_ids.data_ptr(), documents=len(doc_ids),
+                visible=None if seen is None else seen.data_ptr() + number * len(doc_ids),
+                between=call, between_error=between_error[number],
+                routing=ctypes.pointer(between) if packed else None,
+                keys=values.data_ptr(), stride=values.stride(0) * values.element_size(), width=values.shape[1],
+                from_=CODES[values.dtype],
+                key_scales=None if keys.scale is None else keys.scale.data_ptr(),
+                key_scale_step=0 if keys.scale is None else keys.scale.dim(),
+                tokens=source.data_ptr(), index=tokens[number].ctypes.data, count=len(tokens[number]),
+                best=place.data_ptr() + number * k * 8, best_ids=ids.data_ptr() + number * k * 8,
+                values=best.data_ptr() + number * k * 4,
+            )  # fmt: skip
+            rescored[number] = library.msa_settle(settling)
 
     _in_threads(part, count, 1)
     if min(rescored, default=0) < 0:
@@ -226,19 +189,8 @@ def best_documents(
     return place, ids, best, sum(rescored)
 
 
-def _narrowing(folded: Tensor, tokens: list[np.ndarray], keys: Keys, read: Keys) -> _Packed | None:
-    """Queries for a pass between a first one of int8 and exact scores, at less than what those cost; None if there is none.
-
-    Listed keys are multiplied in bfloat16, to which queries are rounded less than to int8.
-    """
-    if read.values.dtype != torch.int8:
-        return None
-    variant = variants(torch.empty(0, keys.values.shape[1], dtype=torch.bfloat16))[0]
-    return None if variant == "tiles" else _Packed(folded, tokens, keys, torch.bfloat16, variant)
-
-
 def _in_threads(part: Callable[[int, int], None], count: int, least: int) -> None:
-    """Call ``part`` on ranges that cover ``count``, in as many threads as torch uses; foreign code runs without the lock."""
+    """Call ``part`` on ranges that cover ``count``, in as many threads as torch uses; C code runs without the lock."""
     parts = max(1, min(torch.get_num_threads(), count // least))
     size = -(-count // parts)
     ranges = [(start, min(start + size, count)) for start in range(0, count, size or 1)]
@@ -259,107 +211,88 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive 
 
 
 def _tile_dtype(stored: torch.dtype) -> torch.dtype:
-    """What torch multiplies such keys in. Not bfloat16: torch would round the products to it, and equal scores would abound."""
+    """What torch multiplies such keys in. Not bfloat16, to which it would round products: equal scores would abound."""
     fast = stored == torch.int8 and torch.backends.cpu.get_cpu_capability().startswith(("AVX512", "AMX"))
     return stored if fast or stored == torch.float64 else torch.float32
 
 
-def _score_tiles(
-    folded: Tensor, routing_mask: Tensor, keys: Keys, rows: Tensor | None, dtype: torch.dtype
-) -> Tensor:
+def _score_tiles(folded: Tensor, routing_mask: Tensor, keys: Keys, rows: Tensor | None, dtype: torch.dtype) -> Tensor:
     """Chunk scores by matrix products of torch, a tile of chunks against the tokens of all questions at a time."""
     tokens, stored = _tokens(routing_mask), keys.values
     out = torch.full((len(folded), len(stored if rows is None else rows)), -torch.inf)
-    asked = [number for number, part in enumerate(tokens) if len(part)]
-    if not asked or not out.shape[1]:
+    routed = [number for number, part in enumerate(tokens) if len(part)]
+    if not routed or not out.shape[1]:
         return out
     longest = max(map(len, tokens))
     # shorter questions repeat a token, so that no maximum changes
-    chosen = [tokens[number][np.minimum(np.arange(longest), len(tokens[number]) - 1)] for number in asked]
+    chosen = [tokens[number][np.minimum(np.arange(longest), len(tokens[number]) - 1)] for number in routed]
     values, query_scales = round_queries(folded.flatten(0, 1)[torch.from_numpy(np.concatenate(chosen))], dtype)
-    best = out if len(asked) == len(out) else out.new_empty(len(asked), out.shape[1])
+    best = out if len(routed) == len(out) else out.new_empty(len(routed), out.shape[1])
     size = min(TILE_CHUNKS, max(LEAST_CHUNKS, TILE_SCORES // len(values)))
     for start in range(0, out.shape[1], size):
         part = slice(start, min(start + size, out.shape[1]))
         tile = stored[part] if rows is None else keys[rows[part]].values
         products = torch._int_mm(values, tile.T) if dtype == torch.int8 else values @ tile.to(dtype).T
         products = products if query_scales is None else products * query_scales.unsqueeze(1)
-        best[:, part] = products.view(len(asked), longest, -1).amax(1)
+        best[:, part] = products.view(len(routed), longest, -1).amax(1)
     if keys.scale is not None:
         best.mul_(keys.scale if rows is None or not keys.scale.dim() else keys.scale[rows])
     if best is not out:
-        out[asked] = best
+        out[routed] = best
     return out
 
 
 def top_documents(
-    scores: Tensor, offsets: Tensor, doc_ids: Tensor, k: int, visible: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+    scores: Tensor, offsets: Tensor, doc_ids: Tensor, k: int, visible: Tensor | None = None,
+    order: DocumentOrder | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See :func:`msa.ops.reference.top_documents`."""
     library = native().library
     if library is None:
-        return reference.top_documents(scores, offsets, doc_ids, k, visible)
+        return reference.top_documents(scores, offsets, doc_ids, k, visible, order)
     scores, offsets, doc_ids = scores.float().contiguous(), offsets.long().contiguous(), doc_ids.long().contiguous()
     seen = None if visible is None else visible.contiguous().view(torch.uint8)
-    best = torch.empty(len(scores), k, dtype=torch.long)
-    values = torch.empty(len(scores), k)
-
-    failed = []
+    best, values = torch.empty(len(scores), k, dtype=torch.long), torch.empty(len(scores), k)
+    statuses = []
 
     def part(first: int, last: int) -> None:
-        status = library.msa_top_documents(
+        statuses.append(library.msa_top_documents(
             scores.data_ptr(), scores.shape[1], offsets.data_ptr(), doc_ids.data_ptr(), len(doc_ids),
             None if seen is None else seen.data_ptr(), k, first, last, best.data_ptr(), values.data_ptr(),
-        )  # fmt: skip
-        failed.extend([status] if status else [])
+        ))  # fmt: skip
 
     _in_threads(part, len(scores), max(1, THREAD_CHUNKS * 16 // max(1, scores.shape[1])))
-    if failed:
+    if any(statuses):
         raise ValueError(BAD_OFFSETS)
     return best, values
 
 
 def reads_in_place(tokens: int, width: int) -> bool:
-    """Whether :func:`attend_pieces` reads pieces where they lie: one new token of wide keys, which are then read once."""
+    """Whether :func:`attend_pieces` reads pieces where they lie: for one new token of wide keys."""
     return tokens == 1 and width >= WIDE_KEYS
 
 
 def attend_pieces(
-    q: Tensor,
-    own_keys: Tensor,
-    own_values: Tensor,
-    own_valid: Tensor,
-    bank_keys: Tensor,
-    bank_values: Tensor,
-    chunks: Tensor,
-    *,
-    reads_memory: Tensor | None = None,
-    template_keys: Tensor | None = None,
-    template_values: Tensor | None = None,
-    key_scales: Tensor | None = None,
-    value_scales: Tensor | None = None,
-) -> Tensor:
+    q: Tensor, own_keys: Tensor, own_values: Tensor, own_valid: Tensor, bank_keys: Tensor, bank_values: Tensor,
+    chunks: Tensor, *, reads_memory: Tensor | None = None, template_keys: Tensor | None = None,
+    template_values: Tensor | None = None, key_scales: Tensor | None = None, value_scales: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """See :func:`msa.ops.reference.attend_pieces`; float32 products.
 
-    One new token a row of wide keys reads every piece where it lies: only the weights are joined. Elsewhere torch's fused
-    attention over joined pieces is faster, since keys are then read many times or joining costs less than the calls.
+    One new token a row of wide keys reads every piece where it lies: only the weights are joined. Elsewhere torch's
+    fused attention over joined pieces is faster, since keys are then read many times or joining costs less than the
+    calls.
     """
-    rows, tokens, groups, head_dim = q.shape[0], q.shape[1], own_keys.shape[2], q.shape[3]
-    own, slots = own_keys.shape[1], chunks.shape[1]
+    (rows, tokens, _, head_dim), groups = q.shape, own_keys.shape[2]
     pieces = []
     if template_keys is not None:
         pieces.append((template_keys.expand(rows, -1, -1, -1), template_values.expand(rows, -1, -1, -1)))
-    if slots:
+    if chunks.shape[1]:
         pieces.append((_picked(bank_keys, key_scales, chunks), _picked(bank_values, value_scales, chunks)))
     pieces.append((own_keys, own_values))
 
-    place, column = torch.arange(own - tokens, own).unsqueeze(1), torch.arange(own)
-    seen_own = ((column < place) & own_valid.unsqueeze(1)) | (column == place)
-    seen_chunk = (chunks >= 0).unsqueeze(1).expand(-1, tokens, -1)
-    if reads_memory is not None:
-        seen_chunk = seen_chunk & reads_memory.unsqueeze(-1)
-    fixed = sum(keys.shape[1] for keys, _ in pieces) - slots - own
-    seen = torch.cat((seen_own.new_ones(rows, tokens, fixed), seen_chunk, seen_own), 2)
+    fixed = 0 if template_keys is None else len(template_keys)
+    seen = reference.seen_pieces(own_valid, chunks, reads_memory, tokens, fixed)
     if not reads_in_place(tokens, groups * head_dim):
         keys, values = (torch.cat(part, 1).float().transpose(1, 2) for part in zip(*pieces, strict=True))
         out = F.scaled_dot_product_attention(

@@ -1,43 +1,41 @@
 """The one place where an operation's implementation is chosen: reference (plain torch), cpu (native tiles) or triton.
 
-Everything else calls the operations of this module. `use` configures the process, `choose` says what runs, `chosen` what a
-run should record.
+Everything else calls the operations of this module. `use` configures the process, `choose` says what runs, `chosen`
+what a run should record.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from functools import cache
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from configs.errors import UserError
-from msa.keys import Keys
 from msa.ops import cpu, reference
+from msa.ops.keys import Keys, score_error
 from msa.ops.native import native
-from msa.ops.order import DocumentOrder
-from msa.ops.quantise import score_error
+from msa.ops.reference import DocumentOrder
+from msa_base.errors import UserError
 
 IMPLEMENTATIONS = ("reference", "cpu", "triton")
 CHOICES = ("auto", *IMPLEMENTATIONS)
-OPERATIONS = {
-    "chunk_scores": ("reference", "cpu", "triton"),
-    "top_documents": ("reference", "cpu", "triton"),
-    "attend_pieces": ("reference", "cpu", "triton"),
-    "pool_chunks": ("reference", "triton"),
-    "training_scores": ("reference", "triton"),
+KERNELS = {  # modules of the kernels, imported where they run: not every machine has triton
+    "chunk_scores": "triton_routing",
+    "top_documents": "triton_documents",
+    "attend_pieces": "triton_attention",
+    "pool_chunks": "triton_pooling",
+    "training_scores": "triton_training",
 }
+OPERATIONS = dict.fromkeys(KERNELS, IMPLEMENTATIONS)
+OPERATIONS |= dict.fromkeys(("pool_chunks", "training_scores"), ("reference", "triton"))
 
 _configured = "auto"
 
 
 def use(implementation: str) -> None:
-    """Let every operation of this process take an implementation where a call names none; see :func:`choose`.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """Let every operation of this process take an implementation where a call names none; see :func:`choose`."""
     global _configured
     _require_known(implementation)
     _configured = implementation
@@ -56,11 +54,7 @@ def has_triton() -> bool:
 
 def interpreted() -> bool:
     """Whether triton's kernels run in its interpreter, on any device."""
-    if not has_triton():
-        return False
-    import triton
-
-    return triton.knobs.runtime.interpret
+    return has_triton() and importlib.import_module("triton").knobs.runtime.interpret
 
 
 def choose(operation: str, device: torch.device, implementation: str | None = None) -> str:
@@ -85,11 +79,14 @@ def choose(operation: str, device: torch.device, implementation: str | None = No
     return wanted if wanted in OPERATIONS[operation] else "reference"
 
 
-def chosen(keys: Tensor, implementation: str | None = None) -> dict[str, str]:
-    """What every operation takes for such routing keys [T, W], to be recorded with a run.
+def _module(operation: str, device: torch.device, implementation: str | None) -> ModuleType:
+    """The module of msa.ops whose function of the operation's name runs."""
+    name = choose(operation, device, implementation)
+    return importlib.import_module(f"msa.ops.{KERNELS[operation] if name == 'triton' else name}")
 
-    Where it is the native code of a processor, its instructions are named; where triton, the device's architecture.
-    """
+
+def chosen(keys: Tensor, implementation: str | None = None) -> dict[str, str]:
+    """What every operation takes for such routing keys [T, W], to be recorded with a run, and where it runs."""
     device = keys.device
     result = {operation: choose(operation, device, implementation) for operation in OPERATIONS}
     if result["chunk_scores"] == "cpu":
@@ -114,93 +111,42 @@ def _require_fit(folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Ten
 def scores_with_error(
     folded: Tensor, routing_mask: Tensor, keys: Keys, rows: Tensor | None = None, *, implementation: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Chunk scores [Q, T], of the chunks ``rows`` alone where they are named, and how far each question's can be off [Q].
-
-    See :func:`msa.ops.quantise.score_error`.
-    """
+    """Chunk scores [Q, T], or of the chunks ``rows`` alone, and their :func:`msa.ops.keys.score_error` [Q]."""
     _require_fit(folded, routing_mask, keys.values, keys.scale)
-    name = choose("chunk_scores", keys.values.device, implementation)
-    if name == "cpu":
-        return cpu.scores_with_error(folded.detach(), routing_mask, keys, rows)
+    folded, module = folded.detach(), _module("chunk_scores", keys.values.device, implementation)
+    if module is cpu:
+        return cpu.scores_with_error(folded, routing_mask, keys, rows)
     some = keys if rows is None else keys[rows]
-    scores = chunk_scores(folded, routing_mask, some.values, some.scale, implementation=implementation)
-    return scores, score_error(folded.detach(), routing_mask, keys, query_dtype(keys.values, implementation))
+    scores = module.chunk_scores(folded, routing_mask, some.values, some.scale)
+    return scores, score_error(folded, routing_mask, keys, module.query_dtype(keys.values))
 
 
-def settles(quick: Keys, keys: Keys, implementation: str | None = None) -> bool:
-    """Whether :func:`msa.ops.cpu.best_documents` takes keys ``quick`` for a first pass and ``keys`` for exact scores."""
+def ranks_exactly(scanned: Keys, keys: Keys, implementation: str | None = None) -> bool:
+    """Whether :func:`msa.ops.cpu.best_documents` takes ``scanned`` for a first pass and ``keys`` for exact scores."""
     name = choose("chunk_scores", keys.values.device, implementation)
-    return name == "cpu" and cpu.settles(keys) and quick.values.device == keys.values.device
-
-
-def query_dtype(keys: Tensor, implementation: str | None = None) -> torch.dtype:
-    """What folded queries are rounded to by `chunk_scores` with such keys."""
-    name = choose("chunk_scores", keys.device, implementation)
-    if name == "cpu":
-        return cpu.query_dtype(keys)
-    if name == "triton":
-        from msa.ops import triton_routing
-
-        return triton_routing.query_dtype(keys)
-    return torch.float32
-
-
-def chunk_scores(
-    folded: Tensor, routing_mask: Tensor, keys: Tensor, scales: Tensor | None = None, *, implementation: str | None = None
-) -> Tensor:
-    """See :func:`msa.ops.reference.chunk_scores`; float32, without gradient, queries rounded to `query_dtype`."""
-    _require_fit(folded, routing_mask, keys, scales)
-    folded, keys = folded.detach(), keys.detach()
-    name = choose("chunk_scores", keys.device, implementation)
-    if name == "triton":
-        from msa.ops import triton_routing
-
-        return triton_routing.chunk_scores(folded, routing_mask, keys, scales)
-    return (cpu if name == "cpu" else reference).chunk_scores(folded, routing_mask, keys, scales)
+    return name == "cpu" and cpu.ranks_exactly(keys) and scanned.values.device == keys.values.device
 
 
 def top_documents(
-    scores: Tensor,
-    offsets: Tensor,
-    doc_ids: Tensor,
-    k: int,
-    visible: Tensor | None = None,
-    *,
-    order: DocumentOrder | None = None,
-    implementation: str | None = None,
-) -> tuple[Tensor, Tensor]:
-    """See :func:`msa.ops.reference.top_documents`.
-
-    Args:
-        order: of ``doc_ids``; a GPU wants it, and computes it every time where it is not given.
-    """
+    scores: Tensor, offsets: Tensor, doc_ids: Tensor, k: int, visible: Tensor | None = None, *,
+    order: DocumentOrder | None = None, implementation: str | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """See :func:`msa.ops.reference.top_documents`; a GPU wants ``order``, lest it is computed every time."""
     if len(offsets) != len(doc_ids) + 1 or (visible is not None and visible.shape != (len(scores), len(doc_ids))):
         raise ValueError(f"{len(doc_ids)} documents need as many offsets and one more, and a column each of visible")
-    name = choose("top_documents", scores.device, implementation)
-    if name == "triton":
-        from msa.ops import triton_documents
-
-        return triton_documents.top_documents(scores, offsets, doc_ids, k, visible, order)
-    return (cpu if name == "cpu" else reference).top_documents(scores, offsets, doc_ids, k, visible)
+    module = _module("top_documents", scores.device, implementation)
+    return module.top_documents(scores, offsets, doc_ids, k, visible, order)
 
 
 def pool_chunks(x: Tensor, lengths: Tensor, pool_tokens: int, *, implementation: str | None = None) -> Tensor:
     """See :func:`msa.ops.reference.pool_chunks`; differentiable in ``x``."""
-    if choose("pool_chunks", x.device, implementation) == "triton":
-        from msa.ops import triton_pooling
-
-        return triton_pooling.pool_chunks(x, lengths, pool_tokens)
-    return reference.pool_chunks(x, lengths, pool_tokens)
+    return _module("pool_chunks", x.device, implementation).pool_chunks(x, lengths, pool_tokens)
 
 
 def training_scores(folded: Tensor, routing_mask: Tensor, keys: Tensor, *, implementation: str | None = None) -> Tensor:
-    """See :func:`msa.ops.reference.chunk_scores`: the same, differentiable in ``folded`` and ``keys``, nothing rounded."""
+    """See :func:`msa.ops.reference.chunk_scores`: differentiable in ``folded`` and ``keys``, nothing rounded."""
     _require_fit(folded, routing_mask, keys, None)
-    if choose("training_scores", keys.device, implementation) == "triton":
-        from msa.ops import triton_training
-
-        return triton_training.training_scores(folded, routing_mask, keys)
-    return reference.chunk_scores(folded, routing_mask, keys)
+    return _module("training_scores", keys.device, implementation).training_scores(folded, routing_mask, keys)
 
 
 def attends_in_place(own_keys: Tensor, tokens: int) -> bool:
@@ -211,27 +157,9 @@ def attends_in_place(own_keys: Tensor, tokens: int) -> bool:
     return name == "triton" or (name == "cpu" and cpu.reads_in_place(tokens, own_keys.shape[2] * own_keys.shape[3]))
 
 
-def attend_pieces(
-    q: Tensor,
-    own_keys: Tensor,
-    own_values: Tensor,
-    own_valid: Tensor,
-    bank_keys: Tensor,
-    bank_values: Tensor,
-    chunks: Tensor,
-    *,
-    implementation: str | None = None,
-    **optional: Tensor | None,
-) -> Tensor:
+def attend_pieces(*pieces: Tensor, implementation: str | None = None, **optional: Tensor | None) -> Tensor:
     """See :func:`msa.ops.reference.attend_pieces`; where a gradient is wanted it is the reference that runs."""
-    name = choose("attend_pieces", q.device, implementation)
-    inputs = (q, own_keys, own_values, bank_keys, bank_values)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        name = "reference"
-    if name == "triton":
-        from msa.ops import triton_attention
-
-        attend = triton_attention.attend_pieces
-    else:
-        attend = (cpu if name == "cpu" else reference).attend_pieces
-    return attend(q, own_keys, own_values, own_valid, bank_keys, bank_values, chunks, **optional)
+    module = _module("attend_pieces", pieces[0].device, implementation)
+    if torch.is_grad_enabled() and any(piece.requires_grad for piece in pieces):
+        module = reference
+    return module.attend_pieces(*pieces, **optional)

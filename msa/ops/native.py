@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,58 +25,30 @@ SOURCE = Path(__file__).with_name("routing.c")
 FLAGS = ("-O3", "-shared", "-fPIC")
 FEATURES = {"avx512_bf16": 1, "avx512_vnni": 2, "amx_bf16": 4, "amx_int8": 8}
 
+POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+
 
 class Routing(ctypes.Structure):
     """The argument of the scoring functions of routing.c, field by field."""
 
     _fields_ = (
-        ("keys", ctypes.c_void_p),
-        ("stride", ctypes.c_int64),
-        ("steps", ctypes.c_int64),
-        ("first", ctypes.c_int64),
-        ("last", ctypes.c_int64),
-        ("rows", ctypes.c_void_p),
-        ("from_", ctypes.c_int64),
-        ("packed", ctypes.c_void_p),
-        ("questions", ctypes.c_int64),
-        ("tile_at", ctypes.c_void_p),
-        ("query_scales", ctypes.c_void_p),
-        ("key_scales", ctypes.c_void_p),
-        ("key_scale_step", ctypes.c_int64),
-        ("out", ctypes.c_void_p),
-        ("out_stride", ctypes.c_int64),
-    )
+        ("keys", POINTER), ("stride", COUNT), ("steps", COUNT), ("first", COUNT), ("last", COUNT), ("rows", POINTER),
+        ("from_", COUNT), ("packed", POINTER), ("questions", COUNT), ("tile_at", POINTER), ("query_scales", POINTER),
+        ("key_scales", POINTER), ("key_scale_step", COUNT), ("out", POINTER), ("out_stride", COUNT),
+    )  # fmt: skip
 
 
 class Settle(ctypes.Structure):
     """The argument of msa_settle in routing.c, field by field."""
 
     _fields_ = (
-        ("scores", ctypes.c_void_p),
-        ("chunks", ctypes.c_int64),
-        ("error", ctypes.c_float),
-        ("least", ctypes.c_float),
-        ("offsets", ctypes.c_void_p),
-        ("ids", ctypes.c_void_p),
-        ("documents", ctypes.c_int64),
-        ("visible", ctypes.c_void_p),
-        ("k", ctypes.c_int64),
-        ("between", ctypes.c_void_p),
-        ("routing", ctypes.POINTER(Routing)),
-        ("between_error", ctypes.c_float),
-        ("keys", ctypes.c_void_p),
-        ("stride", ctypes.c_int64),
-        ("width", ctypes.c_int64),
-        ("from_", ctypes.c_int),
-        ("key_scales", ctypes.c_void_p),
-        ("key_scale_step", ctypes.c_int64),
-        ("tokens", ctypes.c_void_p),
-        ("index", ctypes.c_void_p),
-        ("count", ctypes.c_int64),
-        ("best", ctypes.c_void_p),
-        ("best_ids", ctypes.c_void_p),
-        ("values", ctypes.c_void_p),
-    )
+        ("scores", POINTER), ("chunks", COUNT), ("error", NUMBER), ("least", NUMBER), ("offsets", POINTER),
+        ("ids", POINTER), ("documents", COUNT), ("visible", POINTER), ("k", COUNT), ("between", POINTER),
+        ("routing", ctypes.POINTER(Routing)), ("between_error", NUMBER), ("keys", POINTER), ("stride", COUNT),
+        ("width", COUNT), ("from_", ctypes.c_int), ("key_scales", POINTER), ("key_scale_step", COUNT),
+        ("tokens", POINTER), ("index", POINTER), ("count", COUNT), ("best", POINTER), ("best_ids", POINTER),
+        ("values", POINTER),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,33 +74,28 @@ def native() -> Native:
     except (OSError, subprocess.CalledProcessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
         return Native(None, nothing, f"{compiler} cannot build {SOURCE.name}: {said[0] if said else 'no message'}")
-    for name in ("amx_bf16", "amx_int8", "avx512_bf16", "avx512_vnni"):
+    for name in FEATURES:
         function = getattr(library, f"msa_{name}")
         function.argtypes, function.restype = (ctypes.POINTER(Routing),), None
-    pointer, count = ctypes.c_void_p, ctypes.c_int64
     top, pack = library.msa_top_documents, library.msa_pack
-    top.argtypes = (pointer, count, pointer, pointer, count, pointer, count, count, count, pointer, pointer)
-    pack.argtypes = (*(pointer,) * 3, count, count, ctypes.c_int, *(ctypes.c_float,) * 3, *(pointer,) * 3)
+    top.argtypes = (POINTER, COUNT, POINTER, POINTER, COUNT, POINTER, COUNT, COUNT, COUNT, POINTER, POINTER)
+    pack.argtypes = (*(POINTER,) * 3, COUNT, COUNT, ctypes.c_int, *(NUMBER,) * 3, *(POINTER,) * 3)
     top.restype, pack.restype = ctypes.c_int, None
-    library.msa_settle.argtypes, library.msa_settle.restype = (ctypes.POINTER(Settle),), count
-    have = library.msa_features()
-    features = frozenset(name for name, bit in FEATURES.items() if have & bit)
-    return Native(library, features, f"built by {compiler}")
+    library.msa_settle.argtypes, library.msa_settle.restype = (ctypes.POINTER(Settle),), COUNT
+    features = library.msa_features()
+    return Native(library, frozenset(name for name, bit in FEATURES.items() if features & bit), f"built by {compiler}")
 
 
 def _compiled(compiler: str) -> Path:
     """The shared library of the present source, compiled unless it is there."""
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join((compiler, *FLAGS)).encode()).hexdigest()[:16]
     directory = SOURCE.parent / "__pycache__"
-    try:
-        directory.mkdir(exist_ok=True)
-        writable = os.access(directory, os.W_OK)
-    except OSError:
-        writable = False
     target = directory / f"routing.{digest}.so"
     if target.exists():
         return target
-    if not writable:
+    with suppress(OSError):
+        directory.mkdir(exist_ok=True)
+    if not (directory.is_dir() and os.access(directory, os.W_OK)):
         directory = Path(tempfile.mkdtemp(prefix="msa-routing-"))
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         target = directory / target.name

@@ -1,4 +1,4 @@
-"""RMS norm with a hand-written backward: half the memory traffic of the composed form, which is what a CPU waits for."""
+"""RMS norm with a hand-written backward: half the memory traffic of the composed form, which a CPU waits for."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ static WIDE const uint8_t *keys_at(const Routing *r, int64_t place, int64_t rows
 
 /* Rounds rows of `width` floats to bf16 (kind 0), to int8 by a scale each (1) or to that plus 128 (2), and packs them: row index[i] is token
  * i % 16 of tile i / 16. errors[q]: how far a score of question q can be off, from what rounding did to its tokens (score_error in
- * quantise.py); no key is longer than key_norm or farther than key_error from what it stands for, and sums add `summing`. */
+ * keys.py); no key is longer than key_norm or farther than key_error from what it stands for, and sums add `summing`. */
 WIDE void msa_pack(const float *rows, const int64_t *index, const int64_t *tile_at, int64_t questions, int64_t width, int kind,
                    float key_norm, float key_error, float summing, uint8_t *packed, float *scales, float *errors) {
     int64_t q = 0;

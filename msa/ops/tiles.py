@@ -1,9 +1,9 @@
 """Tile sizes of the triton kernels by device and shape, in one place.
 
-Ampere (sm_80: A100, A800) has 164 KB of shared memory a multiprocessor and copies into it asynchronously; Hopper (sm_90:
-H100, H200) has 228 KB and multiplies straight from it. Routing has two regimes: with few tokens it waits for the keys, so
-tiles are many and shallow and several lie on a multiprocessor; with many it waits for the products, so tiles are as large
-as the accumulators allow.
+Ampere (sm_80: A100, A800) has 164 KB of shared memory a multiprocessor and copies into it asynchronously; Hopper
+(sm_90: H100, H200) has 228 KB and multiplies straight from it. Routing has two regimes: with few tokens it waits for
+the keys, so tiles are many and shallow and several lie on a multiprocessor; with many it waits for the products, so
+tiles are as large as the accumulators allow.
 """
 
 from __future__ import annotations

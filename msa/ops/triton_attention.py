@@ -1,11 +1,11 @@
 """Attention over [template head; chosen pooled chunks; own tokens] in triton, each piece read where it lies.
 
 Chosen chunks are gathered from the bank by index, own keys and values straight from their cache: nothing is joined or
-copied. One program takes some query rows of one KV head (a row is a token and one of its query heads) and a share of the
-keys; with one token a row there are several shares, which a second kernel joins.
+copied. One program takes some query rows of one KV head (a row is a token and one of its query heads) and a share of
+the keys; with one token a row there are several shares, which a second kernel joins.
 
-Shape legend: B rows of the batch, M new tokens, H query heads, G KV heads, D head_dim, S memory slots, A own tokens,
-E template tokens, T chunks of the bank.
+Shape legend: B rows of the batch, M new tokens, H query heads, G KV heads, D head_dim, S memory slots, A own tokens, E
+template tokens, T chunks of the bank.
 """
 
 from __future__ import annotations
@@ -42,42 +42,12 @@ def _scaled(x, scales, row, inside, step, head, dtype: tl.constexpr):
 
 @triton.jit(do_not_specialize=["tokens", "own", "slots", "fixed"])
 def _attend(
-    q,
-    own_keys,
-    own_values,
-    own_valid,
-    bank_keys,
-    bank_values,
-    chunks,
-    reads,
-    template_keys,
-    template_values,
-    key_scales,
-    value_scales,
-    out,
-    part_totals,
-    part_tops,
-    part_weights,
-    tokens,
-    own,
-    slots,
-    fixed,
-    softmax_scale,
-    own_row_stride,
-    own_token_stride,
-    bank_stride,
-    scale_step,
-    GROUPS: tl.constexpr,
-    SHARED: tl.constexpr,
-    DIM: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-    ROWS: tl.constexpr,
-    KEYS: tl.constexpr,
-    SPLITS: tl.constexpr,
-    SCALED: tl.constexpr,
-    READS: tl.constexpr,
-    FIXED: tl.constexpr,
-):
+    q, own_keys, own_values, own_valid, bank_keys, bank_values, chunks, reads, template_keys, template_values,
+    key_scales, value_scales, out, part_totals, part_tops, part_weights, tokens, own, slots, fixed, softmax_scale,
+    own_row_stride, own_token_stride, bank_stride, scale_step, GROUPS: tl.constexpr, SHARED: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, SPLITS: tl.constexpr,
+    SCALED: tl.constexpr, READS: tl.constexpr, FIXED: tl.constexpr,
+):  # fmt: skip
     """``SHARED`` query heads share a KV head; the blocks of all keys are dealt out to ``SPLITS`` programs in ranges."""
     batch = (tl.program_id(1) // GROUPS).to(tl.int64)
     head = tl.program_id(1) % GROUPS
@@ -156,15 +126,9 @@ def _attend(
 
 @triton.jit
 def _join(
-    part_totals,
-    part_tops,
-    part_weights,
-    out,
-    DIM: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-    SPLITS: tl.constexpr,
+    part_totals, part_tops, part_weights, out, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_SPLITS: tl.constexpr,
-):
+):  # fmt: skip
     """One query row's output from its shares."""
     row = tl.program_id(0).to(tl.int64)
     split, dim = tl.arange(0, BLOCK_SPLITS), tl.arange(0, BLOCK_DIM)
@@ -177,25 +141,14 @@ def _join(
 
 
 def attend_pieces(
-    q: Tensor,
-    own_keys: Tensor,
-    own_values: Tensor,
-    own_valid: Tensor,
-    bank_keys: Tensor,
-    bank_values: Tensor,
-    chunks: Tensor,
-    *,
-    reads_memory: Tensor | None = None,
-    template_keys: Tensor | None = None,
-    template_values: Tensor | None = None,
-    key_scales: Tensor | None = None,
-    value_scales: Tensor | None = None,
+    q: Tensor, own_keys: Tensor, own_values: Tensor, own_valid: Tensor, bank_keys: Tensor, bank_values: Tensor,
+    chunks: Tensor, *, reads_memory: Tensor | None = None, template_keys: Tensor | None = None,
+    template_values: Tensor | None = None, key_scales: Tensor | None = None, value_scales: Tensor | None = None,
     splits: int | None = None,
-) -> Tensor:
-    """See :func:`msa.ops.reference.attend_pieces`; products are taken in the dtype of ``q``, sums in float32.
+) -> Tensor:  # fmt: skip
+    """See :func:`msa.ops.reference.attend_pieces`; products in the dtype of ``q``, sums in float32.
 
-    Args:
-        splits: shares of the keys; as many as keep the device busy by default.
+    ``splits``: shares of the keys, by default as many as keep the device busy.
     """
     rows, tokens, heads, head_dim = q.shape
     own, groups = own_keys.shape[1], own_keys.shape[2]
@@ -209,7 +162,7 @@ def attend_pieces(
     tile = tiles.attention_tile(tiles.capability(q.device), tokens * shared, head_dim, key_scales is not None)
     blocks = triton.cdiv(tokens * shared, tile.rows)
     if splits is None:
-        most = triton.cdiv(fixed, tile.keys) + triton.cdiv(slots, tile.keys) + triton.cdiv(own, tile.keys)
+        most = sum(triton.cdiv(keys, tile.keys) for keys in (fixed, slots, own))
         wanted = min(most, 2 * tiles.multiprocessors(q.device) // (blocks * rows * groups))
         splits = 1 << max(0, wanted.bit_length() - 1)  # powers of two: each number is a kernel of its own
     parts = (None, None, None)
@@ -222,42 +175,16 @@ def attend_pieces(
     spread = scaled and key_scales.dim() > 0
     block_dim = tiles.padded(head_dim)
     _attend[(blocks, rows * groups, splits)](
-        q,
-        own_keys,
-        own_values,
-        own_valid.to(torch.uint8).contiguous(),
-        bank_keys,
-        bank_values,
-        chunks.contiguous(),
+        q, own_keys, own_values, own_valid.to(torch.uint8).contiguous(), bank_keys, bank_values, chunks.contiguous(),
         None if reads_memory is None else reads_memory.to(torch.uint8).contiguous(),
         None if template_keys is None else template_keys.contiguous(),
-        None if template_keys is None else template_values.contiguous(),
-        key_scales.contiguous() if scaled else None,
-        value_scales.contiguous() if scaled else None,
-        out,
-        *parts,
-        tokens,
-        own,
-        slots if len(bank_keys) else 0,
-        fixed,
-        head_dim**-0.5,
-        own_keys.stride(0),
-        own_keys.stride(1),
-        bank_keys.stride(0),
-        groups if spread else 0,
-        GROUPS=groups,
-        SHARED=shared,
-        DIM=head_dim,
-        BLOCK_DIM=block_dim,
-        ROWS=tile.rows,
-        KEYS=tile.keys,
-        SPLITS=splits,
-        SCALED=scaled,
-        READS=reads_memory is not None,
-        FIXED=fixed > 0,
-        num_warps=tile.warps,
+        None if template_keys is None else template_values.contiguous(), key_scales.contiguous() if scaled else None,
+        value_scales.contiguous() if scaled else None, out, *parts, tokens, own, slots if len(bank_keys) else 0,
+        fixed, head_dim**-0.5, own_keys.stride(0), own_keys.stride(1), bank_keys.stride(0), groups if spread else 0,
+        GROUPS=groups, SHARED=shared, DIM=head_dim, BLOCK_DIM=block_dim, ROWS=tile.rows, KEYS=tile.keys,
+        SPLITS=splits, SCALED=scaled, READS=reads_memory is not None, FIXED=fixed > 0, num_warps=tile.warps,
         num_stages=tile.stages,
-    )
+    )  # fmt: skip
     if splits > 1:
         _join[(rows * tokens * heads,)](
             *parts, out, DIM=head_dim, BLOCK_DIM=block_dim, SPLITS=splits, BLOCK_SPLITS=tiles.padded(splits, 1)

@@ -1,7 +1,7 @@
 """The best documents in triton: maximum over each document's chunks, the k best of every block, and their merge.
 
-A document's score and its place in the order of ids make one 64-bit number, score above, so that the greatest number is the
-best score and, among equal ones, the lowest id; no two are equal, and a merge of merges is exact.
+A document's score and its place in the order of ids make one 64-bit number, score above, so that the greatest number is
+the best score and, among equal ones, the lowest id; no two are equal, and a merge of merges is exact.
 
 Shape legend: Q questions, T chunks, N documents.
 """
@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from msa.ops import tiles
-from msa.ops.order import DocumentOrder, document_order
+from msa.ops.reference import DocumentOrder, document_order
 
 NOTHING = tl.constexpr(-(2**63))
 
@@ -31,6 +31,10 @@ def _number(score, rank, documents):
 @triton.jit
 def _emit(numbers, out, best, values, by_id, documents, K, FINAL: tl.constexpr):
     """Write the K greatest of a block's numbers in order: as numbers or, in the last pass, as documents and scores."""
+    question = tl.program_id(1).to(tl.int64)
+    out += (question * tl.num_programs(0) + tl.program_id(0)) * K
+    best += question * K
+    values += question * K
     for place in range(K):
         top = tl.max(numbers, 0)
         numbers = tl.where(numbers == top, NOTHING, numbers)
@@ -47,22 +51,9 @@ def _emit(numbers, out, best, values, by_id, documents, K, FINAL: tl.constexpr):
 
 @triton.jit
 def _documents(
-    scores,
-    offsets,
-    rank,
-    visible,
-    out,
-    best,
-    values,
-    by_id,
-    chunks,
-    documents,
-    K,
-    BLOCK: tl.constexpr,
-    STEP: tl.constexpr,
-    HIDES: tl.constexpr,
-    FINAL: tl.constexpr,
-):
+    scores, offsets, rank, visible, out, best, values, by_id, chunks, documents, K, BLOCK: tl.constexpr,
+    STEP: tl.constexpr, HIDES: tl.constexpr, FINAL: tl.constexpr,
+):  # fmt: skip
     """One block of documents of one question: their scores, STEP chunks of each at a time, and the K best."""
     question = tl.program_id(1).to(tl.int64)
     document = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -74,12 +65,11 @@ def _documents(
     score = tl.full([BLOCK], -float("inf"), tl.float32)
     for start in range(0, tl.max(count, 0), STEP):
         step = start + tl.arange(0, STEP)[None, :]
-        some = tl.load(scores + question * chunks + first[:, None] + step, mask=step < count[:, None], other=-float("inf"))
+        at = scores + question * chunks + first[:, None] + step
+        some = tl.load(at, mask=step < count[:, None], other=-float("inf"))
         score = tl.maximum(score, tl.max(some, 1))
     numbers = _number(score, tl.load(rank + document, mask=inside, other=0), documents)
-    place = question * K
-    block = (question * tl.num_programs(0) + tl.program_id(0)) * K
-    _emit(numbers, out + block, best + place, values + place, by_id, documents, K, FINAL)
+    _emit(numbers, out, best, values, by_id, documents, K, FINAL)
 
 
 @triton.jit
@@ -88,51 +78,30 @@ def _merge(numbers, out, best, values, by_id, count, documents, K, BLOCK: tl.con
     question = tl.program_id(1).to(tl.int64)
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     some = tl.load(numbers + question * count + at, mask=at < count, other=NOTHING)
-    place = question * K
-    block = (question * tl.num_programs(0) + tl.program_id(0)) * K
-    _emit(some, out + block, best + place, values + place, by_id, documents, K, FINAL)
+    _emit(some, out, best, values, by_id, documents, K, FINAL)
 
 
 def top_documents(
-    scores: Tensor,
-    offsets: Tensor,
-    doc_ids: Tensor,
-    k: int,
-    visible: Tensor | None = None,
+    scores: Tensor, offsets: Tensor, doc_ids: Tensor, k: int, visible: Tensor | None = None,
     order: DocumentOrder | None = None,
-) -> tuple[Tensor, Tensor]:
-    """See :func:`msa.ops.reference.top_documents`.
-
-    Args:
-        order: of ``doc_ids``, computed here where it is not given.
-    """
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """See :func:`msa.ops.reference.top_documents`."""
     (questions, chunks), documents, device = scores.shape, len(doc_ids), scores.device
     best = torch.full((questions, k), -1, dtype=torch.long, device=device)
     values = torch.full((questions, k), -torch.inf, device=device)
     if not (questions and documents and chunks and k):
         return best, values
-    order = document_order(doc_ids) if order is None else order
+    order = order or document_order(doc_ids)
     size = tiles.documents_block(tiles.capability(device))
     blocks = triton.cdiv(documents, size)
     numbers = torch.empty(questions, blocks * k, dtype=torch.long, device=device)
     _documents[(blocks, questions)](
-        scores.float().contiguous(),
-        offsets.long().contiguous(),
-        order.rank,
-        None if visible is None else visible.to(torch.uint8).contiguous(),
-        numbers,
-        best,
-        values,
-        order.by_id,
-        chunks,
-        documents,
-        k,
-        BLOCK=min(size, tiles.padded(documents)),
-        STEP=min(8, tiles.padded(triton.cdiv(chunks, documents), 1)),
-        HIDES=visible is not None,
-        FINAL=blocks == 1,
+        scores.float().contiguous(), offsets.long().contiguous(), order.rank,
+        None if visible is None else visible.to(torch.uint8).contiguous(), numbers, best, values, order.by_id, chunks,
+        documents, k, BLOCK=min(size, tiles.padded(documents)),
+        STEP=min(8, tiles.padded(triton.cdiv(chunks, documents), 1)), HIDES=visible is not None, FINAL=blocks == 1,
         num_warps=8,
-    )
+    )  # fmt: skip
     block = max(size, tiles.padded(2 * k))  # a merge of two blocks at least, so that every pass leaves fewer
     while blocks > 1:
         count, blocks = blocks * k, triton.cdiv(blocks * k, block)

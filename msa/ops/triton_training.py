@@ -1,8 +1,8 @@
 """Routing scores with gradient in triton: the forward pass keeps which token won, the backward pass reads nothing else.
 
-A maximum passes its gradient to one token, the first where several are equal, so a chunk's gradient is one row of the folded
-queries, and a token's gradient the sum of the keys that it won. Neither pass ever holds a score of a token, and sums run in
-a fixed order: results do not change from run to run.
+A maximum passes its gradient to one token, the first where several are equal, so a chunk's gradient is one row of the
+folded queries, and a token's gradient the sum of the keys that it won. Neither pass ever holds a score of a token, and
+sums run in a fixed order: results do not change from run to run.
 
 Shape legend: Q questions, M tokens of a question, T chunks, W = KV heads * head_dim.
 """
@@ -42,9 +42,7 @@ def _query_grad(
 
 
 @triton.jit
-def _key_grad(
-    grad, winners, folded, out, chunks, questions, tokens, width, CHUNKS: tl.constexpr, WIDTH: tl.constexpr
-):
+def _key_grad(grad, winners, folded, out, chunks, questions, tokens, width, CHUNKS: tl.constexpr, WIDTH: tl.constexpr):
     """Gradient of some chunks: of every question the token that won, by the question's gradient."""
     chunk = tl.program_id(0) * CHUNKS + tl.arange(0, CHUNKS)
     at = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -56,7 +54,8 @@ def _key_grad(
         place += chunks
         # most chunks are not their document's best and have no gradient: their rows are not read
         inside = (share != 0)[:, None] & (at < width)[None, :]
-        total += share[:, None] * tl.load(folded + row[:, None] * width + at[None, :], mask=inside, other=0.0).to(tl.float32)
+        token = tl.load(folded + row[:, None] * width + at[None, :], mask=inside, other=0.0)
+        total += share[:, None] * token.to(tl.float32)
     inside = (chunk < chunks)[:, None] & (at < width)[None, :]
     tl.store(out + chunk.to(tl.int64)[:, None] * width + at[None, :], total, mask=inside)
 
@@ -64,7 +63,7 @@ def _key_grad(
 class _TrainingScores(torch.autograd.Function):
     @staticmethod
     def forward(ctx, folded: Tensor, routing_mask: Tensor, keys: Tensor) -> Tensor:
-        scores, winners = triton_routing.launch(folded, routing_mask, keys, None, keys.dtype, None, winners=True)
+        scores, winners = triton_routing.launch(folded, routing_mask, keys, None, keys.dtype, winners=True)
         ctx.save_for_backward(folded, keys, winners, scores > -torch.inf)
         return scores
 

@@ -3,78 +3,91 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from configs.errors import UserError
-from configs.load import build
-from configs.records import Document, Question
-from tasks.base import OWN_MEMORY, Cell, CorpusRequest, TaskRequest
-from tasks.qa.documents import Places, enough, make_chunker, numbered, opened_set, shuffled_questions
+from msa_base.errors import UserError
+from msa_base.records import Document, Question
+from msa_base.validate import Count, Seed, Tokens, build
+from tasks.base import OWN_MEMORY, CorpusRequest, PreparedCell, TaskRequest
+from tasks.parts.splitting import Strategy
+from tasks.qa.documents import DocumentIds, check_enough, load_set, make_chunker, shuffled_questions, unique_documents
 
 DOCUMENT_TOKENS = 256  # holds most passages whole
 
 
 @dataclass(frozen=True)
-class MemorySpec:
+class CorpusParams:
     """Parameters of a corpus: one set, cut into documents."""
 
     set: str
     form: str | None = None  # an edition of tasks/qa/sets.yaml; the first that is there
-    chunking: str = "sentences"
-    document_tokens: int = DOCUMENT_TOKENS
-    max_tokens: int | None = None  # questions come with their passages until so many tokens are full
-    seed: int = 42
+    chunking: Strategy = "sentences"
+    document_tokens: Count = DOCUMENT_TOKENS
+    max_tokens: Tokens | None = None  # questions come with their passages until so many tokens are full
+    seed: Seed = 42
 
 
 @dataclass(frozen=True)
-class AskSpec:
+class Params:
     """Parameters of a task."""
 
-    max_new_tokens: int = 32
-    seed: int = 42
+    max_new_tokens: Count = 32
+    seed: Seed = 42
 
 
 def make_corpus(request: CorpusRequest) -> Iterator[Document]:
-    """Stream all passages of a set in random order (tasks.base.CorpusModule)."""
-    spec: MemorySpec = build(MemorySpec, dict(request.params), request.where)
-    chunker = make_chunker(request.tokenizer, spec.chunking, spec.document_tokens, request.where)
-    _, data = opened_set(request, spec.set, spec.form)
+    """Stream all passages of a set in random order."""
+    params = request.read(CorpusParams)
+    chunker = make_chunker(request.tokenizer, params.chunking, params.document_tokens, request.where)
+    _, data = load_set(request, params.set, params.form)
     keys = list(data.passages)
-    random.Random(f"{spec.seed}/{request.name}/passages").shuffle(keys)
-    if spec.max_tokens is not None:
-        asked = (key for item in shuffled_questions(data, spec.seed, spec.set) for key in (*item.gold, *item.own))
+    random.Random(f"{params.seed}/{request.name}/passages").shuffle(keys)
+    if params.max_tokens is not None:
+        asked = (key for item in shuffled_questions(data, params.seed, params.set) for key in (*item.gold, *item.own))
         keys = list(dict.fromkeys([*asked, *keys]))
     texts = (chunk for chunks in chunker.chunks(data.passages[key] for key in keys) for chunk in chunks)
+    documents = _within(
+        unique_documents(request.tokenizer, request.name, texts),
+        min(request.num_tokens, params.max_tokens or request.num_tokens),
+    )
+    if params.max_tokens is not None:  # gold was chosen first, and may not stand first
+        documents = list(documents)
+        random.Random(f"{params.seed}/{request.name}/documents").shuffle(documents)
+    yield from documents
+
+
+def _within(documents: Iterable[Document], num_tokens: int) -> Iterator[Document]:
+    """The leading documents of at most so many tokens."""
     total = 0
-    for document in numbered(request.tokenizer, request.name, texts):
+    for document in documents:
         total += document.num_tokens
-        if total > min(request.num_tokens, spec.max_tokens or request.num_tokens):
+        if total > num_tokens:
             return
         yield document
 
 
-def prepare(request: TaskRequest) -> Iterator[Cell]:
-    """The questions over the set's own memory (tasks.base.TaskModule)."""
-    spec: AskSpec = build(AskSpec, dict(request.params), request.where)
-    memory: MemorySpec = build(MemorySpec, dict(request.corpus_params), f"{request.where}: corpus")
+def prepare(request: TaskRequest) -> Iterator[PreparedCell]:
+    """The questions over the set's own memory. Raises UserError: another context, or too few questions in the set."""
+    params = request.read(Params)
+    memory: CorpusParams = build(CorpusParams, dict(request.corpus_params), f"{request.where}: corpus")
     for context in request.contexts:
         if context != OWN_MEMORY:
-            raise UserError(
-                f"{request.where}: context {context}: a set is asked over its own memory; name the context '{OWN_MEMORY}',"
-                " or take kind tasks.qa.scaling for a memory that grows"
-            )
+            mend = f"name the context '{OWN_MEMORY}', or take kind tasks.qa.scaling for a memory that grows"
+            raise UserError(f"{request.where}: context {context}: a set is asked over its own memory; {mend}")
     chunker = make_chunker(request.tokenizer, memory.chunking, memory.document_tokens, request.where)
-    opened, data = opened_set(request, memory.set, memory.form)
-    order = shuffled_questions(data, spec.seed, memory.set)
+    edition, data = load_set(request, memory.set, memory.form)
+    order = shuffled_questions(data, params.seed, memory.set)
     keys = list(dict.fromkeys(key for item in order for key in (*item.gold, *(name for name, _ in item.grades))))
     chunks_of = dict(zip(keys, chunker.chunks(data.passages[key] for key in keys), strict=True))
-    places = Places(request)
-    found = [(item, gold) for item in order if (gold := places.gold(item, chunks_of, f"{request.name}-{item.question_id}"))]
-    enough(found, request, f"set {memory.set} in its form {opened.form.name}")
-    cell = Cell(OWN_MEMORY, len(request.tail.ends))
+    places = DocumentIds(request)
+    found = [
+        (item, gold) for item in order if (gold := places.gold(item, chunks_of, f"{request.name}-{item.question_id}"))
+    ]
+    check_enough(found, request, f"set {memory.set} in its form {edition.form.name}")
+    cell = PreparedCell(OWN_MEMORY, len(request.tail.ends))
     for item, gold in found[: request.questions]:
-        cell.questions.append(Question(gold.question_id, item.text, "", spec.max_new_tokens))
+        cell.questions.append(Question(gold.question_id, item.text, "", params.max_new_tokens))
         cell.gold.append(gold)
-    cell.notes = {"chunking": chunker.record(), "source": opened.source(), "left_out": dict(data.left_out)}
+    cell.notes = chunker.notes(edition, data)
     yield cell

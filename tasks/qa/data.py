@@ -1,22 +1,27 @@
 """The data directory: the files of a set's form, found, held to their checksums and revisions, or missed by name.
 
-MANIFEST.tsv in it says of each file what was fetched: ``file bytes sha256 source_repository source_path commit licence``.
+MANIFEST.tsv in it says of each file what was fetched:
+``file bytes sha256 source_repository source_path commit licence``.
 """
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import re
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
-from configs.tables import whole_file
-from tasks.base import UnavailableData
-from tasks.qa.table import FileSpec, Form, SetSpec, set_spec
+from msa_base.errors import UserError
+from msa_base.seal import file_digest
+from msa_base.tables import whole_file
+from msa_base.validate import check_known
+from tasks.parts.tail import UnavailableData
+from tasks.qa.readers import read_set
+from tasks.qa.records import SetData
+from tasks.qa.table import TABLE, FileSpec, Form, read_table
 
 MANIFEST = "MANIFEST.tsv"
 COLUMNS = ("file", "bytes", "sha256", "source_repository", "source_path", "commit", "licence")
@@ -24,44 +29,33 @@ _SHARD = re.compile(r"-\d+-of-(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Opened:
+class Edition:
     """A form whose files are there and as they should be."""
 
     name: str
-    spec: SetSpec
     form: Form
     files: dict[str, list[Path]]  # by role
     digests: dict[str, str]  # sha256 by place in the data directory
+    language: str
+
+    def read(self, where: str) -> SetData:
+        return read_set(self.form.reader, self.files, where)
 
     def source(self) -> dict[str, Any]:
         """Where it came from, for records."""
-        return {
-            "set": self.name,
-            "form": self.form.name,
-            "split": self.form.split,
-            "repository": self.form.repository,
-            "revision": self.form.revision,
-            "sha256": self.digests,
-        }
+        form = self.form
+        place = {"repository": form.repository, "revision": form.revision, "sha256": self.digests}
+        read = {"set": self.name, "form": form.name, "split": form.split, "language": self.language}
+        return read | place
 
 
 def fetch_command(data: Path | str, name: str, form: str | None = None) -> str:
-    """The command that fetches a set."""
-    return f"python -m tasks.qa.fetch --data {data} --set {name}" + (f" --form {form}" if form else "")
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file."""
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    command = ["python", "-m", "tasks.qa.fetch", "--data", str(data), "--set", name]
+    return shlex.join([*command, *(["--form", form] if form else [])])
 
 
 def read_manifest(data: Path | str) -> dict[str, dict[str, str]]:
-    """Rows of MANIFEST.tsv by file; none where it is not there.
-
-    Raises:
-        UserError: another header, or a file twice.
-    """
+    """Rows of MANIFEST.tsv by file; none where it is not there. Raises UserError: another header, or a file twice."""
     path = Path(data) / MANIFEST
     if not path.exists():
         return {}
@@ -85,11 +79,7 @@ def write_manifest(rows: dict[str, dict[str, str]], data: Path | str) -> None:
 
 
 def places(data: Path | str, file: FileSpec) -> list[Path]:
-    """The file, or its shards in order, as far as they are there.
-
-    Raises:
-        UserError: some shards of several are missing.
-    """
+    """The file, or its shards in order, as far as they are there. Raises UserError: some shards are missing."""
     data = Path(data)
     found = sorted(path for path in data.glob(file.at) if path.is_file())
     numbers = {int(match[1]) for path in found if (match := _SHARD.search(path.name))} if "*" in file.at else set()
@@ -98,28 +88,34 @@ def places(data: Path | str, file: FileSpec) -> list[Path]:
     return found
 
 
-def open_set(data: Path | str | None, name: str, where: str, form: str | None = None) -> Opened:
+def forms_of(name: str, form: str | None, where: str) -> list[Form]:
+    """The forms of a set, or the one asked for. Raises UserError: an unknown set or form."""
+    sets = read_table()
+    check_known([name], sets, where, TABLE)
+    forms = [item for item in sets[name].forms if form in (None, item.name)]
+    if not forms:
+        known = ", ".join(item.name for item in sets[name].forms)
+        raise UserError(f"{where}: key 'form': set {name} has no form '{form}' (known: {known})")
+    return forms
+
+
+def find_set(data: Path | str | None, name: str, where: str, form: str | None = None) -> Edition:
     """The first form of a set whose files are all in the data directory, or the form asked for.
 
     Raises:
         UnavailableData: no data directory is configured, or it holds no form of the set.
-        UserError: an unknown set or form; a file with a wrong checksum or of a wrong revision, or whose checksum nobody
-            has recorded.
+        UserError: an unknown set or form, or a file that :func:`verify` refuses.
     """
-    spec = set_spec(name, where)
-    forms = [item for item in spec.chosen_forms() if form in (None, item.name)]
-    if not forms:
-        known = ", ".join(item.name for item in spec.chosen_forms())
-        raise UserError(f"{where}: key 'form': set {name} has no form '{form}' (known: {known})")
+    forms = forms_of(name, form, where)
     if data is None:
-        raise UnavailableData(
-            f"set {name}: the profile names no data directory; add `data: DIRECTORY` to it, then {fetch_command('DIRECTORY', name)}"
-        )
+        mend = f"give --data DIRECTORY (make: DATA=DIRECTORY), then {fetch_command('DIRECTORY', name)}"
+        raise UnavailableData(f"set {name}: no data directory is named; {mend}")
     for item in forms:
-        files = {role: places(data, file) for role, file in item.file_specs().items()}
+        files = {role: places(data, file) for role, file in item.files.items()}
         if all(files.values()):
-            return Opened(name, spec, item, files, verify(data, name, item, files))
-    wanted = [Path(data) / file.at for file in forms[0].file_specs().values()]
+            language = item.language or read_table()[name].language
+            return Edition(name, item, files, verify(data, name, item, files), language)
+    wanted = [Path(data) / file.at for file in forms[0].files.values()]
     raise UnavailableData(f"{', '.join(map(str, wanted))}: not there; fetch it: {fetch_command(data, name, form)}")
 
 
@@ -131,7 +127,7 @@ def verify(data: Path | str, name: str, form: Form, files: dict[str, list[Path]]
     """
     manifest = read_manifest(data)
     digests = {}
-    for role, file in form.file_specs().items():
+    for role, file in form.files.items():
         revision = form.source(file)[1]
         for path in files[role]:
             place = path.relative_to(data).as_posix()

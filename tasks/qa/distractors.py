@@ -1,31 +1,32 @@
-"""Real text to get lost in: a set's other passages, Wikipedia passages, prose; each line once, none with an answer in it."""
+"""Real text to get lost in: a set's other passages, Wikipedia passages, prose; each line once, without answers."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from itertools import islice
 from pathlib import Path
 
-from configs.errors import UserError
-from tasks import wording
-from tasks.base import CorpusRequest, UnavailableData
+from msa_base.errors import UserError
+from tasks.base import CorpusRequest
 from tasks.metrics import normalise
-from tasks.qa.documents import Chunker, opened_set
-from tasks.qa.records import squeezed
-from tasks.sources import read_sentences
+from tasks.parts import wording
+from tasks.parts.prose import read_sentences
+from tasks.parts.tail import UnavailableData
+from tasks.qa.documents import Chunker, load_set
+from tasks.qa.records import bare_key, bare_text
 
 DOCUMENTATION = "documentation"  # folder of the data directory: unpacked documentation packages
 PROSE = "prose"  # the evaluation half of the machine's documentation prose
 TEXT_ENDINGS = (".txt", ".md", ".rst", ".html", ".htm", ".xhtml", ".info", ".dict.dz")
 MIN_LETTERS = 4  # an answer of one word with fewer characters stands in too much text to be looked for
 GET_MORE = (
-    "put more prose there: apt-get download PACKAGE && dpkg -x PACKAGE_*.deb {place}/PACKAGE, for documentation packages"
-    " such as anarchism, dict-gcide, linux-doc-6.1, rust-doc, ghc-doc, python3.11-doc"
+    "put more prose there: apt-get download PACKAGE && dpkg -x PACKAGE_*.deb {place}/PACKAGE, for documentation "
+    "packages such as anarchism, dict-gcide, linux-doc-6.1, rust-doc, ghc-doc, python3.11-doc"
 )
 BLOCK_CHARACTERS = 20_000  # of a long text that are cut at a time: a dictionary is one file
 BATCH = 256  # texts held at a time: a page of documentation may be long
@@ -48,11 +49,9 @@ class Leaks:
 
     @property
     def checked(self) -> int:
-        """How many different answers are looked for."""
         return sum(map(len, self._by_first.values()))
 
     def holds(self, text: str) -> bool:
-        """Whether an answer stands in a text."""
         tokens = tuple(normalise(text).split())
         return any(
             tokens[place : place + len(answer)] == answer
@@ -61,22 +60,18 @@ class Leaks:
         )
 
 
-class Once:
+class SeenLines:
     """Lets every line through once, whatever its case, punctuation and white space."""
 
     def __init__(self) -> None:
-        self._seen: set[int] = set()
+        self._seen: set[str] = set()
 
     def is_new(self, line: str) -> bool:
         """Whether a line comes for the first time; one without letters or digits never does."""
-        bare = squeezed(line)
-        if not bare:
-            return False
-        key = int.from_bytes(hashlib.blake2b(bare.encode(), digest_size=8).digest(), "big")
-        if key in self._seen:
-            return False
+        key = bare_key(line)
+        new = bool(bare_text(line)) and key not in self._seen
         self._seen.add(key)
-        return True
+        return new
 
     def text(self, text: str) -> str:
         """The lines of a text that are new."""
@@ -86,24 +81,27 @@ class Once:
 class _Text(HTMLParser):
     """The text of an HTML page, block by block."""
 
-    BLOCKS = frozenset(["p", "div", "li", "br", "tr", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "dd", "dt", "table", "ul", "ol", "section", "title"])
+    BLOCKS = (
+        *("p", "div", "li", "br", "tr", "pre", "dd", "dt", "table", "ul", "ol", "section", "title"),
+        *("h1", "h2", "h3", "h4", "h5", "h6"),
+    )
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self._silent = 0
 
-    def handle_starttag(self, tag, attrs) -> None:
+    def _meet(self, tag: str, step: int) -> None:
         if tag in ("script", "style"):
-            self._silent += 1
+            self._silent = max(0, self._silent + step)
         elif tag in self.BLOCKS:
             self.parts.append("\n")
 
+    def handle_starttag(self, tag, attrs) -> None:
+        self._meet(tag, 1)
+
     def handle_endtag(self, tag) -> None:
-        if tag in ("script", "style"):
-            self._silent = max(0, self._silent - 1)
-        elif tag in self.BLOCKS:
-            self.parts.append("\n")
+        self._meet(tag, -1)
 
     def handle_data(self, data) -> None:
         if not self._silent:
@@ -111,16 +109,12 @@ class _Text(HTMLParser):
 
 
 def read_page(path: Path) -> str:
-    """The text of a documentation file: plain or HTML, gzipped (or dictzipped) or not.
-
-    Raises:
-        UserError: a broken gzip file.
-    """
+    """The text of a documentation file: plain or HTML, gzipped or not. Raises UserError: broken gzip."""
     raw = path.read_bytes()
     if path.suffix in (".gz", ".dz"):
         try:
             raw = gzip.decompress(raw)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise UserError(f"{path}: not a whole gzip file ({error}); unpack its package again") from None
     text = raw.decode("utf-8", errors="replace")
     if any(ending in path.name for ending in (".html", ".htm", ".xhtml")):
@@ -151,11 +145,7 @@ def blocks(text: str) -> Iterator[str]:
 
 
 def source_texts(request: CorpusRequest, name: str) -> Iterator[str]:
-    """The texts of one source of distractors: PROSE, DOCUMENTATION, or a set of the table.
-
-    Raises:
-        UnavailableData: the machine lacks it.
-    """
+    """The texts of PROSE, DOCUMENTATION or a set of the table. Raises UnavailableData: the machine lacks them."""
     if name == PROSE:
         yield from blocks("\n".join(read_sentences(request.prose, wording.EVALUATION)))
     elif name == DOCUMENTATION:
@@ -165,11 +155,11 @@ def source_texts(request: CorpusRequest, name: str) -> Iterator[str]:
         for page in documentation(place):
             yield from blocks(page)
     else:
-        yield from opened_set(request, name, None)[1].passages.values()
+        yield from load_set(request, name, None)[1].passages.values()
 
 
-def clean(texts: Iterable[str], chunker: Chunker, once: Once, leaks: Leaks, dropped: Counter) -> Iterator[str]:
-    """Documents of the lines that did not come before; one that holds an answer is left out. ``dropped`` counts both."""
+def clean(texts: Iterable[str], chunker: Chunker, once: SeenLines, leaks: Leaks, dropped: Counter) -> Iterator[str]:
+    """Documents of the lines that are new; one that holds an answer is left out. ``dropped`` counts both."""
     texts = iter(texts)
     while batch := list(islice(texts, BATCH)):
         kept = [text for text in map(once.text, batch) if text]

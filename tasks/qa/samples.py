@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from configs.errors import UserError
-from configs.load import build
-from configs.tables import write_table
-from tasks.base import UnavailableData
-from tasks.chunking import counted, random_ids
-from tasks.qa.data import open_set
+from msa_base.errors import UserError
+from msa_base.tables import write_table
+from msa_base.validate import Count, Seed, Tokens, build
+from tasks.parts.chunking import make_documents, random_ids
+from tasks.parts.splitting import Strategy, sentences
+from tasks.parts.tail import UnavailableData
+from tasks.qa.data import find_set
 from tasks.qa.documents import gold_chunks, make_chunker
-from tasks.qa.readers import read_set
-from tasks.qa.records import QuestionRecord, SetData, text_key
+from tasks.qa.records import QuestionRecord, SetData, bare_key
 from tasks.qa.table import EVALUATION, read_table
-from tasks.splitting import sentences
 
 MIN_WORDS = 8  # a shorter sentence may stand in two texts by chance
 
@@ -30,19 +30,19 @@ class RealSpec:
     """One training set of a profile made from a set of tasks/qa/sets.yaml."""
 
     set: str
-    bank_tokens: int
-    banks: int
-    questions: int  # of each bank
-    document_tokens: int = 96
-    chunking: str = "sentences"
-    max_answer_words: int = 6
-    seed: int = 0
+    bank_tokens: Tokens
+    banks: Count
+    questions: Count  # of each bank
+    document_tokens: Count = 96
+    chunking: Strategy = "sentences"
+    max_answer_words: Count = 6
+    seed: Seed = 0
 
 
 def keys_of(text: str) -> Iterator[str]:
     """A text's own key and those of its longer sentences."""
-    yield text_key(text)
-    yield from (text_key(sentence) for sentence in sentences(text) if len(sentence.split()) >= MIN_WORDS)
+    yield bare_key(text)
+    yield from (bare_key(sentence) for sentence in sentences(text) if len(sentence.split()) >= MIN_WORDS)
 
 
 def overlap_keys(sets: Iterable[SetData]) -> set[str]:
@@ -50,44 +50,39 @@ def overlap_keys(sets: Iterable[SetData]) -> set[str]:
     found: set[str] = set()
     for data in sets:
         found.update(key for text in data.passages.values() for key in keys_of(text))
-        found.update(text_key(question.text) for question in data.questions.values())
+        found.update(bare_key(question.text) for question in data.questions.values())
     return found
 
 
 def evaluated(data: Path | str | None, where: str) -> Iterator[SetData]:
-    """Every set to evaluate on that the data directory holds."""
+    """Every form of a set to evaluate on that the data directory holds."""
     for name, spec in read_table().items():
         if spec.use == EVALUATION:
-            try:
-                opened = open_set(data, name, where)
-            except UnavailableData:
-                continue
-            yield read_set(opened.form.reader, opened.files, where)
+            for form in spec.forms:  # another language is another form
+                with suppress(UnavailableData):
+                    yield find_set(data, name, where, form.name).read(where)
 
 
 def disjoint(data: SetData, keys: set[str]) -> tuple[list[QuestionRecord], set[str]]:
     """The questions none of whose passages and words stand among ``keys``, and the passages that are clean."""
     clean = {key for key, text in data.passages.items() if keys.isdisjoint(keys_of(text))}
-    questions = [item for item in data.questions.values() if set(item.gold) <= clean and text_key(item.text) not in keys]
+    questions = [
+        item for item in data.questions.values() if set(item.gold) <= clean and bare_key(item.text) not in keys
+    ]
     return questions, clean
 
 
 def write(parameters: dict[str, Any], where: str, tokenizer: Tokenizer, data: str | None, directory: Path) -> str:
-    """Write banks.parquet and samples.parquet; returns a line for the log.
-
-    Raises:
-        UserError: the set is not there, or has too few questions that are not evaluated.
-    """
+    """Write banks.parquet and samples.parquet; a line for the log. Raises UserError: no set, or no question left."""
     spec: RealSpec = build(RealSpec, parameters, where)
     chunker = make_chunker(tokenizer, spec.chunking, spec.document_tokens, where)
     try:
-        opened = open_set(data, spec.set, where)
+        found = find_set(data, spec.set, where).read(where)
     except UnavailableData as error:
         raise UserError(f"{where}: training needs it: {error}") from None
-    found = read_set(opened.form.reader, opened.files, where)
     questions, clean = disjoint(found, overlap_keys(evaluated(data, where)))
-    keys = sorted(clean)
-    random.Random(f"samples/{where}/{spec.seed}").shuffle(keys)
+    keys = sorted(clean, key=lambda key: (bare_key(found.passages[key]), key))
+    random.Random(f"samples/{spec.set}/{spec.seed}").shuffle(keys)
     chunks_of = dict(zip(keys, chunker.chunks(found.passages[key] for key in keys), strict=True))
     asks: dict[str, list[tuple[QuestionRecord, str]]] = {}
     for item in questions:
@@ -99,8 +94,8 @@ def write(parameters: dict[str, Any], where: str, tokenizer: Tokenizer, data: st
     position = 0
     for bank_id in range(spec.banks):
         rows, position = _bank(bank_id, spec, tokenizer, keys, chunks_of, position)
-        chosen = [(item, answer) for key in dict.fromkeys(row.pop("key") for row in rows) for item, answer in asks.get(key, [])]
-        random.Random(f"samples/{where}/{spec.seed}/{bank_id}").shuffle(chosen)
+        chosen = [ask for key in dict.fromkeys(row.pop("key") for row in rows) for ask in asks.get(key, [])]
+        random.Random(f"samples/{spec.set}/{spec.seed}/{bank_id}").shuffle(chosen)
         ids = {row["text"]: row["doc_id"] for row in rows}
         for item, answer in chosen[: spec.questions]:
             chain = [ids[chunk] for chunk in gold_chunks(chunks_of[item.gold[0]], item) if chunk in ids]
@@ -112,8 +107,9 @@ def write(parameters: dict[str, Any], where: str, tokenizer: Tokenizer, data: st
         raise UserError(f"{where}: no question of {spec.set} is left for training; give it more banks or tokens")
     write_table("banks", banks, directory / "banks.parquet")
     write_table("samples", samples, directory / "samples.parquet")
-    left = f"{len(found.passages) - len(clean)} passages and {len(found.questions) - len(questions)} questions overlap with evaluation"
-    return f"{directory}: {spec.banks} banks, {len(banks):,} documents, {len(samples):,} questions; {left} and are left out"
+    left = f"{len(found.passages) - len(clean)} passages and {len(found.questions) - len(questions)} questions"
+    made = f"{spec.banks} banks, {len(banks):,} documents, {len(samples):,} questions"
+    return f"{directory}: {made}; {left} overlap with evaluation and are left out"
 
 
 def _bank(
@@ -125,11 +121,11 @@ def _bank(
     total = 0
     for _ in range(len(keys)):
         key = keys[position % len(keys)]
-        documents = list(counted(tokenizer, zip(ids, dict.fromkeys(chunks_of[key]), strict=False)))
+        documents = list(make_documents(tokenizer, zip(ids, dict.fromkeys(chunks_of[key]), strict=False)))
         size = sum(document.num_tokens for document in documents)
         if rows and total + size > spec.bank_tokens:
             break
-        rows += [{"key": key, "bank_id": bank_id, "doc_id": item.doc_id, "text": item.text, "num_tokens": item.num_tokens} for item in documents]
+        rows += [{"key": key, "bank_id": bank_id, **vars(item)} for item in documents]
         total += size
         position += 1
     return rows, position

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from configs.paths import Paths
-from configs.records import CorpusView, Document, Overlay, Question
-from configs.tables import write_json, write_table
+from msa_base.paths import Paths
+from msa_base.records import CorpusView, Document, Overlay, Question
+from msa_base.seal import MadeFrom, sealed
+from msa_base.stage_records import ViewRecord
+from msa_base.tables import write_table
 
 WORDS = [f"{head}{tail}" for head in ("ba", "ko", "mi", "su", "re", "ta") for tail in ("da", "lo", "ne", "pi", "vu")]
 CONTEXTS = {"1K": 1000, "2K": 2000, "4K": 4000}
@@ -23,7 +27,7 @@ CONTEXTS = {"1K": 1000, "2K": 2000, "4K": 4000}
 
 @dataclass
 class FakeGeneration:
-    """What msa.reader.Generation has."""
+    """What msa.generation.reader.Generation has."""
 
     text: str
     input_tokens: int
@@ -32,6 +36,7 @@ class FakeGeneration:
     total_s: float = 0.5
     truncated: bool = False
     prompt: str | None = None
+    status: str = "ok"
 
 
 class FakeReader:
@@ -104,15 +109,16 @@ class FakeReranker:
 @pytest.fixture(autouse=True)
 def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the stand-ins where systems open the real ones; drivers fork, so their children have them too."""
-    import baselines.dense
-    import baselines.long_context
-    import baselines.reading
-    import baselines.rerank
-
-    monkeypatch.setattr(baselines.reading, "open_reader", FakeReader)
-    monkeypatch.setattr(baselines.long_context, "open_reader", FakeReader)
-    monkeypatch.setattr(baselines.dense, "open_embedder", FakeEmbedder)
-    monkeypatch.setattr(baselines.rerank, "open_reranker", FakeReranker)
+    for module, opener, fake in (
+        ("parts.reading", "open_reader", FakeReader),
+        ("long_context", "open_reader", FakeReader),
+        ("hipporag", "open_reader", FakeReader),
+        ("dense", "open_embedder", FakeEmbedder),
+        ("parts.embedded", "open_embedder", FakeEmbedder),
+        ("memory_store", "open_embedder", FakeEmbedder),
+        ("rerank", "open_reranker", FakeReranker),
+    ):
+        monkeypatch.setattr(importlib.import_module(f"baselines.{module}"), opener, fake)
     FakeReader.calls = FakeReranker.calls = 0
 
 
@@ -173,12 +179,21 @@ PROFILE = {
     "systems": list(SYSTEMS["systems"]),
     "seeds": [0],
     "models": ["reader", "embedder"],
-    "samples": {},
+    "samples": {"short": {}},
     "latency": {"task": "needles", "questions": 3},
+}
+SHAPE = {"hidden_size": 8, "intermediate_size": 8, "layers": 1, "query_heads": 1, "kv_heads": 1, "head_dim": 8}
+PHASE = {"name": "copying", "objective": "copy", "samples": "short", "steps": 1, "rows": 1}
+MODEL = {
+    "kind": "msa.training.train",
+    "samples": ["short"],
+    "params": {"shape": {**SHAPE, "rope_theta": 1e4}, "phases": [PHASE]},
 }
 TASKS = {
     "corpora": {"prose": {"kind": "haystack"}},
-    "tasks": {"needles": {"kind": "ruler", "corpus": "prose", "metric": "contains", "title": "Needles"}},
+    "tasks": {
+        "needles": {"kind": "ruler", "corpus": "prose", "metric": "contains", "role": "needles", "title": "Needles"}
+    },
 }
 
 
@@ -197,7 +212,7 @@ class Workplace:
             "contexts": CONTEXTS,
             "systems": self.systems,
             "tasks": TASKS,
-            "models": {"reader": {"kind": "msa.train"}, "embedder": {"kind": "msa.train"}},
+            "models": {"reader": MODEL, "embedder": MODEL},
             "profiles/test": PROFILE,
         }
         for name, content in files.items():
@@ -227,12 +242,19 @@ class Workplace:
                 {
                     "question_id": question.question_id,
                     "answers": ["x"],
-                    "gold_doc_ids": [next(view.documents(question)).doc_id],
+                    "gold_doc_ids": [view.documents(question)[0].doc_id],
                 }
                 for question in questions
             ]
             write_table("gold", gold, cell / "gold.parquet")
-            write_json({"base_documents": len(view.base)}, cell / "view.json")
+            self.write_view(context, len(view.base))
+
+    def write_view(self, context: str, base_documents: int, **content: Any) -> None:
+        """view.json of a prepared cell, over the tables that stand beside it."""
+        cell = self.paths.prepared("needles", context)
+        files = sealed(cell, [f"{name}.parquet" for name in ("questions", "overlays", "gold")])
+        sizes = {"base_documents": base_documents, "context_tokens": CONTEXTS[context], **content}
+        ViewRecord(made_from=MadeFrom(), files=files, corpus="prose", **sizes).write(cell / "view.json")
 
     def command(self, module: str, *arguments: str) -> int:
         """Run a command of baselines in this process; its exit code."""
@@ -249,14 +271,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     """A prepared experiment of one task and three contexts."""
 
     def run(module: str, *arguments: str) -> int:
-        import importlib
+        from msa_base.errors import run_command
 
-        from configs.errors import run_command
-
-        importlib.import_module("baselines.provenance").file_digest.cache_clear()
         monkeypatch.setattr(sys, "argv", [module, *arguments])
+        room = "checks" if module in ("check", "contract") else "drivers"
         with pytest.raises(SystemExit) as ended:
-            run_command(importlib.import_module(f"baselines.{module}").main)
+            run_command(importlib.import_module(f"baselines.{room}.{module}").main)
         return ended.value.code
 
     made = Workplace(tmp_path, run)

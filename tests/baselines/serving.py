@@ -1,4 +1,6 @@
-"""A server on loopback that speaks OpenAI's protocol and serves a small model of this project, and can be made to misbehave."""
+"""A server on loopback that speaks OpenAI's protocol and serves a small model of this project, and can be made
+to misbehave.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,18 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from configs import prompts
-from configs.records import Document
-from msa import checkpoint
-from msa.config import ModelConfig
-from msa.embed import Embedder
-from msa.model import MSAModel
-from msa.reader import Reader
+from msa.checkpoints import write
+from msa.generation.embed import Embedder
+from msa.generation.reader import Reader
+from msa.model.decoder import MSAModel
+from msa_base import prompts
+from msa_base.records import Document
 from tests.baselines.conftest import WORDS
+from tests.small_model import ROUTED, small_config
 
 
-def make_checkpoint(directory: Path) -> Path:
-    """A random decoder of 4 layers with a word tokenizer, as a checkpoint directory."""
+def make_checkpoint(directory: Path, routed_layers: tuple[int, ...] = ()) -> Path:
+    """A random decoder of 4 layers with a word tokenizer, as a checkpoint directory; with routed layers it is MSA."""
     ours = re.findall(r"\w+", prompts.reading_message([], "", "") + " user assistant below documents")
     tokens = [*prompts.SPECIAL_TOKENS, "[UNK]", *dict.fromkeys(ours), *WORDS, *"0123456789[].,:'-"]
     tokenizer = Tokenizer(models.WordLevel({token: place for place, token in enumerate(tokens)}, "[UNK]"))
@@ -39,21 +41,21 @@ def make_checkpoint(directory: Path) -> Path:
     tokenizer.decoder = decoders.WordPiece("##")
     tokenizer.add_special_tokens(list(prompts.SPECIAL_TOKENS))
     torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=48, layers=4, query_heads=4, kv_heads=2, head_dim=8
-    )  # fmt: skip
+    config = small_config(tokenizer.get_vocab_size(), routed_layers=routed_layers, **ROUTED)
     model = MSAModel(config)
     for parameter in model.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.3)
-    checkpoint.save(model, directory)
+    write.save(model, directory)
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory
 
 
 @dataclass
 class Server:
-    """Serves ``directory``; ``trouble`` is taken from its front, one a request: a status, "slow", "garbage" or "bare"."""
+    """Serves ``directory``; ``trouble`` is taken from its front, one a request: a status, "slow", "garbage" or
+    "bare".
+    """
 
     directory: Path
     key: str | None = None

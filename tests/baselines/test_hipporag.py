@@ -1,31 +1,37 @@
-"""HippoRAG 2: the graph and its PageRank worked by hand, extraction, and overlays as on a rebuilt corpus."""
+"""HippoRAG 2: the graph and its PageRank worked by hand, extraction, and the filter of facts."""
 
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import baselines.hipporag as module
-from baselines.base import Resources, read_params
-from baselines.extraction import Fact, ModelExtractor, RuleExtractor, clean, read_reply, split_title
-from baselines.hipporag import HippoRAG, HippoRAGSystem, Params, chosen, seeds
-from baselines.passage_graph import Columns, PassageGraph, Synonyms, SynonymSpec, mined, ranking, spread
-from configs.errors import UserError
-from configs.records import CorpusView, Document, Generation, Overlay, Question
+from baselines import hipporag
+from baselines.base import Resources
+from baselines.hipporag import HippoRAG, Params, facts_named, seeds
+from baselines.parts.extraction import (
+    EXTRACTION_TOKENS,
+    ModelExtractor,
+    RuleExtractor,
+    StatedTriple,
+    clean,
+    find_list,
+    normalised,
+    split_title,
+)
+from baselines.parts.passage_graph import Columns, PassageGraph, Synonyms, min_max, mined
+from baselines.parts.retrieval import best_places
+from msa_base.errors import UserError
+from msa_base.records import CorpusView, Document, Generation, Question
+from msa_base.specs import SystemSpec
+from msa_base.validate import build
 from tests.baselines.conftest import FakeEmbedder
-from tests.baselines.test_retrieval import open_dense, rebuilt
+from tests.baselines.test_retrieval import open_dense
 
 NONE = (np.zeros((0, 2), np.int64), np.zeros(0))
 NAMES = ["Ada Rook", "Ben Dale", "Cy Moss", "Dan Pike", "Eve Holt", "Flo Wynn"]
-
-
-@pytest.fixture(autouse=True)
-def embedder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "open_embedder", FakeEmbedder)
 
 
 class Scripted:
@@ -39,45 +45,89 @@ class Scripted:
         return [Generation(self.replies.pop(0), 10, 5, 0.1, 0.2) for _ in prompts]
 
 
+def edges_of(graph: PassageGraph) -> dict[tuple[int, int], float]:
+    ends, weights = graph.edges
+    found = dict(zip(map(tuple, ends.tolist()), weights.tolist(), strict=True))
+    assert len(found) == len(ends)  # no two between the same nodes
+    return found
+
+
 def test_pagerank_of_a_graph_worked_by_hand() -> None:
-    # passage 0 relates entities 0 and 1, passage 1 entities 1 and 2: the path p0 = (0, 1), p1 = (1, 2) with edges of weight 1
-    # 0-1, 1-2, 0-p0, 1-p0, 1-p1, 2-p1. Restart at entity 0 alone, damping 1/2: x = restart / 2 + walk / 2.
+    # passage 0 relates entities 0 and 1, passage 1 entities 1 and 2: edges 0-1 and 1-2 of weight 2 (a triple counts in
+    # both directions), 0-p0, 1-p0, 1-p1, 2-p1 of weight 1. Restart at entity 0 alone, damping 1/2: x = restart / 2 +
+    # walk / 2.
     graph = PassageGraph(Columns.of([mined([0], [(0, 1)]), mined([1], [(1, 2)])]), 2, NONE)
-    edges = {tuple(edge): weight for edge, weight in zip(graph.edges[0].tolist(), graph.edges[1].tolist(), strict=True)}
-    assert edges == {(0, 1): 1, (1, 2): 1, (0, 3): 1, (1, 3): 1, (1, 4): 1, (2, 4): 1}
-    degree = {0: 2, 1: 4, 2: 2, 3: 2, 4: 2}
+    edges = edges_of(graph)
+    assert edges == {(0, 1): 2, (1, 2): 2, (0, 3): 1, (1, 3): 1, (1, 4): 1, (2, 4): 1}
+    degree = {0: 3, 1: 6, 2: 3, 3: 2, 4: 2}
     walk = np.zeros((5, 5))
-    for one, other in edges:
-        walk[one, other], walk[other, one] = 1 / degree[other], 1 / degree[one]
+    for (one, other), weight in edges.items():
+        walk[one, other], walk[other, one] = weight / degree[other], weight / degree[one]
     expected = np.linalg.solve(np.eye(5) - walk / 2, np.array([0.5, 0, 0, 0, 0]))
     found = graph.pagerank(np.array([3.0, 0, 0]), np.zeros(2), 0.5)
     np.testing.assert_allclose(found, expected[3:], rtol=1e-9)
-    # by hand: y = x2 = xp1 and y = (x1 / 4 + y / 2) / 2 give y = x1 / 6; x0 + xp0 + x1 + 2 y = 1, xp0 = x0 / 4 + x1 / 8 and
-    # x1 = x0 / 4 + xp0 / 4 + y / 2 give x1 = 1 / 5, hence y = 1 / 30, x0 = 17 / 30, xp0 = 1 / 6
-    np.testing.assert_allclose(found, [1 / 6, 1 / 30], rtol=1e-9)
+    # by hand: x2 = x1 / 6 + xp1 / 4 and xp1 = x1 / 12 + x2 / 6 give x2 = 9 x1 / 46 and xp1 = 8 x1 / 69; with
+    # xp0 = x0 / 6 + x1 / 12, x1 = x0 / 3 + x2 / 3 + xp0 / 4 + xp1 / 4 gives x1 = 414 x0 / 977, and their sum of 1
+    # x1 = 27 / 112
+    np.testing.assert_allclose(found, [37 / 322, 9 / 322], rtol=1e-9)
 
 
-def test_weights_count_triples_and_a_synonym_takes_their_place() -> None:
+def test_weights_count_triples_in_both_directions_and_a_synonym_takes_a_direction_s_place() -> None:
     twice = mined([0, 1], [(0, 1), (1, 0), (0, 0)])  # no entity is its own neighbour
     once = mined([0], [(0, 1)])
-    graph = PassageGraph(Columns.of([twice, once]), 2, NONE)
-    assert dict(zip(map(tuple, graph.edges[0].tolist()), graph.edges[1].tolist(), strict=True))[0, 1] == 3
-    alike = PassageGraph(Columns.of([twice, once]), 2, (np.array([[0, 1]]), np.array([0.9])))
-    edges = list(zip(map(tuple, alike.edges[0].tolist()), alike.edges[1].tolist(), strict=True))
-    assert [weight for edge, weight in edges if edge == (0, 1)] == [0.9]
-    assert alike.num_passages_of.tolist() == [2, 2]
+    columns = Columns.of([twice, once])
+    assert edges_of(PassageGraph(columns, 2, NONE))[0, 1] == 6
+    both = PassageGraph(columns, 2, (np.array([[0, 1], [1, 0]]), np.array([0.9, 0.9])))
+    assert edges_of(both)[0, 1] == 1.8 and both.num_passages_of.tolist() == [2, 2]
+    # the other may be too short for synonyms, or have nearer ones
+    assert edges_of(PassageGraph(columns, 2, (np.array([[1, 0]]), np.array([0.9]))))[0, 1] == 3.9
+
+
+def test_edges_are_those_of_the_release_s_bookkeeping() -> None:
+    """HippoRAG.py (add_fact_edges, add_synonymy_edges, add_new_edges): one weight a direction, added up by igraph."""
+    rng = np.random.default_rng(0)
+    triples = [[(int(a), int(b)) for a, b in rng.integers(0, 7, (6, 2))] for _ in range(5)]
+    links = [(int(a), int(b)) for a, b in rng.integers(0, 7, (9, 2)) if a != b]
+    cosines = {link: 0.8 + 0.01 * number for number, link in enumerate(links)}
+    directed: dict[tuple, float] = {}
+    for one, other in (pair for passage in triples for pair in passage):
+        for link in ((one, other), (other, one)):
+            directed[link] = directed.get(link, 0.0) + 1
+    directed |= cosines
+    expected: dict[tuple, float] = {}
+    for (one, other), weight in directed.items():
+        if one != other:
+            pair = min(one, other), max(one, other)
+            expected[pair] = expected.get(pair, 0.0) + weight
+    for passage, pairs in enumerate(triples):
+        expected |= {(entity, 7 + passage): 1.0 for pair in pairs for entity in pair}
+    columns = Columns.of([mined([number], pairs) for number, pairs in enumerate(triples)])
+    found = edges_of(PassageGraph(columns, 5, (np.array(list(cosines)), np.array(list(cosines.values())))))
+    assert found == pytest.approx(expected) and len(found) > 20
+
+
+def test_the_defaults_are_the_release_s() -> None:
+    """config_utils.py of OSU-NLP-Group/HippoRAG at c617143; 101: HippoRAG.py goes on until ``num_nns > 100``."""
+    found = Params()
+    assert (found.facts_k, found.entities_k, found.routed_k, found.read_k) == (5, 5, 200, 5)
+    assert (found.passage_weight, found.damping) == (0.05, 0.5)
+    assert (found.synonym_threshold, found.synonym_neighbours, found.synonym_cap) == (0.8, 2047, 101)
+    assert found.synonym_min_characters == 2  # more than these
+    assert (EXTRACTION_TOKENS, hipporag.FILTER_TOKENS, hipporag.CLOSE) == (2048, 512, 0.0)
 
 
 def test_synonyms_need_three_characters_and_keep_the_nearest() -> None:
     vectors = np.array([[1, 0], [0.99, 0.141], [0.9, 0.436], [0, 1]], np.float32)
-    spec = SynonymSpec(threshold=0.8, neighbours=2047, cap=1, min_characters=2)
+    spec = 0.8, 1  # threshold, most
     every = np.arange(4)
-    pairs, cosines = Synonyms(every, vectors, np.array([True] * 4), spec, 0).among(every, vectors, np.array([True] * 4))
-    assert pairs.tolist() == [[0, 1], [1, 2]]  # 2's one link goes to 1; 3 has none
-    np.testing.assert_allclose(cosines, [0.99, 0.9525], atol=1e-3)
+    links, cosines = Synonyms(every, vectors, np.array([True] * 4), *spec, 0).among(
+        every, vectors, np.array([True] * 4)
+    )
+    assert links.tolist() == [[0, 1], [1, 0], [2, 1]]  # 1's one link goes to 0; 3 has none
+    np.testing.assert_allclose(cosines, [0.99, 0.99, 0.9525], atol=1e-3)
     short = np.array([True, False, False, True])
-    pairs, _ = Synonyms(every, vectors, short, spec, 0).among(every, vectors, short)
-    assert pairs.tolist() == [[0, 1]]
+    links, _ = Synonyms(every, vectors, short, *spec, 0).among(every, vectors, short)
+    assert links.tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("removed", [[0], [2, 5], []])
@@ -85,11 +135,11 @@ def test_synonyms_of_an_overlay_are_those_found_from_scratch(removed: list[int])
     rng = np.random.default_rng(len(removed))
     vectors = rng.standard_normal((40, 3)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    spec, eligible = SynonymSpec(0.7, 2047, 3, 2), rng.random(40) < 0.8
+    spec, eligible = (0.7, 3), rng.random(40) < 0.8
     base = np.arange(30)
     now = np.setdiff1d(np.arange(40), removed)
-    amended = Synonyms(base, vectors, eligible, spec, len(removed)).among(now, vectors, eligible)
-    fresh = Synonyms(now, vectors, eligible, spec, 0).among(now, vectors, eligible)
+    amended = Synonyms(base, vectors, eligible, *spec, len(removed)).among(now, vectors, eligible)
+    fresh = Synonyms(now, vectors, eligible, *spec, 0).among(now, vectors, eligible)
     assert amended[0].tolist() == fresh[0].tolist()
     np.testing.assert_allclose(amended[1], fresh[1], atol=1e-6)
     assert len(fresh[0]) > 5
@@ -102,16 +152,22 @@ def test_seeds_average_over_facts_and_divide_by_passages() -> None:
     assert seeds(facts, held, 2) == {"b": 1.0, "c": 0.5}
 
 
-def test_scores_are_spread_and_ranked() -> None:
-    assert spread(np.array([2.0, 4.0, 3.0])).tolist() == [0, 1, 0.5]
-    assert spread(np.array([2.0, 2.0])).tolist() == [1, 1]
-    assert ranking(np.array([0.1, 0.3, 0.1 + 1e-15])).tolist() == [1, 0, 2]
+def test_scores_are_normalised_and_ranked() -> None:
+    assert min_max(np.array([2.0, 4.0, 3.0])).tolist() == [0, 1, 0.5]
+    assert min_max(np.array([2.0, 2.0])).tolist() == [1, 1]
+    places, scores = np.array([7, 3, 9, 4, 5]), np.array([0.1, 0.3, 0.1, 0.1, -1.0])
+    for depth in range(6):  # of equals the earlier place, however many are asked for
+        assert best_places(places, scores, depth).tolist() == [3, 4, 7, 9, 5][:depth]
 
 
 def test_rules_find_names_numbers_and_keys() -> None:
     passages = [
         "Some 26598 residents live in Garrulous Familiar. Return the object as it is.",
-        "One of the special magic numbers for old-fashioned-death is: 6474267.\nOne of the special magic numbers for b-c is: 12.",
+        (
+            "One of the special magic numbers for old-fashioned-death is: 6474267.\nOne of the special magic numbers "
+            "for "
+            "b-c is: 12."
+        ),
         "Lucy Saunders\nShe wrote a book in New York. Beer is good.",
         "",
     ]
@@ -128,24 +184,37 @@ def test_rules_find_names_numbers_and_keys() -> None:
 def test_a_model_extracts_in_two_calls_and_once_a_passage(tmp_path: Path) -> None:
     model = Scripted(
         'Sure: {"entities": ["Ada Rook", "Rome"]}',
-        json.dumps({"triples": [["Ada Rook", "lives in", "Rome!"], ["broken"], ["", "x", "y"], 7]}),
+        json.dumps({"triples": [["Ada Rook", "lives in", "Rome!"]] * 2 + [["broken"], ["", "x", "y"], 7]}),
     )
     cache = tmp_path / "extraction.jsonl"
     extractor = ModelExtractor(model, cache)
-    expected = [[Fact(("ada rook", "lives in", "rome"), "ada rook, lives in, rome")]]
+    expected = [[StatedTriple(("ada rook", "lives in", "rome"), "('ada rook', 'lives in', 'rome')")]]
     assert extractor.facts(["Ada\nAda Rook lives in Rome."]) == expected
     assert '["Ada Rook", "Rome"]' in model.asked[1]
-    assert (extractor.calls, extractor.failures) == (2, 0)
+    assert len(model.asked) == 2
     cache.write_text(cache.read_text() + '{"passage": "cut sh')
     assert ModelExtractor(Scripted(), cache).facts(["Ada\nAda Rook lives in Rome."]) == expected
 
 
-def test_a_reply_without_json_is_a_failure_and_no_triple() -> None:
+def test_a_reply_without_json_states_no_triple() -> None:
     extractor = ModelExtractor(Scripted("I cannot.", "{not json}"), None)
     assert extractor.facts(["text"]) == [[]]
-    assert extractor.failures == 2
-    assert read_reply('{"x": 1} {"facts": [["a", "b", "c"]]}', "facts") == [["a", "b", "c"]]
+    assert find_list('{"facts": "a"} {"facts": ["b"]}', "facts") is None
+    assert find_list('{"x": 1} {"facts": [["a", "b", "c"]]}', "facts") == [["a", "b", "c"]]
     assert clean([["A-b", "is", 12]]) == [("a b", "is", "12")]
+
+
+def test_a_triple_in_one_writing_counts_once_a_passage() -> None:
+    triple = ("rome", "is in", "italy")
+    assert clean([["Rome", "is in", "Italy"], ["Rome", "is in", "Italy"]]) == [triple]
+    assert clean([["Rome", "is in", "Italy"], ["Rome!", "is in", "Italy"]]) == [triple, triple]  # as in the release
+    stated = "Ada Rook met Ben Dale. "
+    assert RuleExtractor().facts([stated * 3]) == RuleExtractor().facts([stated])
+
+
+def test_letters_of_every_script_are_kept() -> None:
+    assert normalised("São Paulo") == "são paulo" and normalised("北京, 中国") == "北京 中国"
+    assert normalised("October 14,  1982_x") == "october 14 1982 x"
 
 
 def test_a_model_filters_facts_and_none_left_means_dense(tmp_path: Path) -> None:
@@ -162,58 +231,39 @@ def test_a_model_filters_facts_and_none_left_means_dense(tmp_path: Path) -> None
     queries = FakeEmbedder(None, 1).queries([question.text])[0]
     scores = FakeEmbedder(None, 1).documents(documents) @ queries
     assert second == np.argsort(-scores, kind="stable").tolist()
-    kept = chosen([("ada rook", "met by sea", "ben dale"), ("nobody", "ever", "heard of")], [("ada rook", "met by the sea", "ben dale")])
-    assert kept == [("ada rook", "met by the sea", "ben dale")]
 
 
-def named_view(rng: random.Random) -> tuple[CorpusView, list[Question]]:
-    """Sentences about few names, with overlays that add, replace and do both."""
-
-    def text() -> str:
-        one, other = rng.sample(NAMES, 2)
-        return f"so {one} {rng.choice(('met', 'left', 'saw'))} {other} . then {rng.choice(NAMES)} paid {rng.randint(2, 9)} coins"
-
-    base = [Document(number, text(), 20) for number in rng.sample(range(100, 999), 12)]
-    adding = tuple(Document(number, text(), 20) for number in (1, 2, 3))
-    replacing = tuple(Document(document.doc_id, text(), 20) for document in base[2:5])
-    overlays = {"adding": adding, "replacing": replacing, "both": (adding[1], replacing[0])}
-    view = CorpusView(base, {name: Overlay(name, added) for name, added in overlays.items()})
-    questions = [
-        Question(f"q{place}", f"whom did {rng.choice(NAMES)} see ?", "", 5, name)
-        for place, name in enumerate([None, *overlays, *overlays])
-    ]
-    return view, questions
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_overlays_rank_as_on_the_rebuilt_corpus(seed: int, tmp_path: Path) -> None:
-    view, questions = named_view(random.Random(seed))
-    params = Params(read_k=2, routed_k=20, extractor="rules", fact_filter="names", phrases="both", synonym_threshold=0.6, synonym_cap=2)
-    open_dense(list(view.base), tmp_path)
-    system = HippoRAGSystem(params, Resources(None, tmp_path, None, 1, 0))
-    for place, (question, answer) in enumerate(zip(questions, system.answer(questions, view), strict=True)):
-        other_view, plain = rebuilt(view, question)
-        directory = tmp_path / f"rebuilt{place}"
-        open_dense(list(other_view.base), directory)
-        (expected,) = HippoRAGSystem(params, Resources(None, directory, None, 1, 0)).answer([plain], other_view)
-        assert answer.routed_doc_ids == expected.routed_doc_ids
-        assert answer.text == expected.text
+def test_every_fact_that_a_model_writes_stands_for_the_nearest_candidate() -> None:
+    candidates = [("ada rook", "met by the sea", "ben dale"), ("cy moss", "left", "rome")]
+    assert facts_named([["ada rook", "met by sea", "ben dale"]], candidates) == candidates[:1]
+    # in the order of the reply, repeats included; one that is near none stands for the nearest nevertheless
+    written = [["Cy Moss", "left", "Rome"], ["ada rook", "met", "ben dale"], ["cy moss", "left", "rome"], ["x", 1], "y"]
+    kept = facts_named(written, candidates)
+    assert kept[:3] == [candidates[1], candidates[0], candidates[1]] and len(kept) == 4
+    assert facts_named([], candidates) == []
 
 
 def test_a_chain_is_followed_where_dense_ranking_stops(tmp_path: Path) -> None:
-    fillers = [Document(100 + n, f"The number for the partner of {NAMES[n % 3 + 3]} {n} is kept .", 9) for n in range(20)]
+    fillers = [
+        Document(100 + n, f"The number for the partner of {NAMES[n % 3 + 3]} {n} is kept .", 9) for n in range(20)
+    ]
     link = Document(1, "The partner of Ada Rook is Ben Dale.", 9)
     number = Document(2, "Ben Dale has 88502 coins.", 9)
     documents = [*fillers, link, number]
     dense = open_dense(documents, tmp_path)
     view = CorpusView(documents, {})
     question = Question("q", "What is the number for the partner of Ada Rook ?", "", 5)
-    system = HippoRAGSystem(Params(extractor="rules", fact_filter="names", phrases="words"), Resources(None, tmp_path, None, 1, 0))
+    params = {"extractor": "rules", "fact_filter": "names", "phrases": "words"}
+    system = hipporag.make(SystemSpec("hipporag", "", params=params), Resources(None, tmp_path, None, 1, 0))
+    system.ingest(view)
+    dense.ingest(view)
     assert set(system.select([question], view)[0].routed_doc_ids["hipporag"][:2]) == {1, 2}
     assert 2 not in dense.select([question], view)[0].routed_doc_ids["dense"][:5]
 
 
-@pytest.mark.parametrize("params", [{"extractor": "magic"}, {"fact_filter": "all"}, {"phrases": "x"}, {"damping": 1.0}, {"facts_k": 0}])
+@pytest.mark.parametrize(
+    "params", [{"extractor": "magic"}, {"fact_filter": "all"}, {"phrases": "x"}, {"damping": 1.0}, {"facts_k": 0}]
+)
 def test_bad_parameters_name_their_place(params: dict) -> None:
     with pytest.raises(UserError, match=r"^systems\.yaml: here"):
-        read_params(Params, params, "systems.yaml: here")
+        build(Params, params, "systems.yaml: here")

@@ -1,4 +1,6 @@
-"""MemAgent: chunks, calls and tokens as published, the memory overwritten, and cells refused before they take too long."""
+"""MemAgent: chunks, calls and tokens, the memory overwritten, the release's messages and its reading of replies, and
+cells refused before they take too long.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,14 @@ from typing import ClassVar
 import pytest
 
 import baselines.memory_agent as module
-from baselines.base import CellStatus, Resources, read_params
+from baselines.base import CellStatus, Resources
 from baselines.memory_agent import MemoryAgent, Params, sections
-from baselines.planning import TimeLimit
-from configs import prompts
-from configs.errors import UserError
-from configs.records import CorpusView, Document, Generation, Overlay, Question
+from baselines.parts.reading import TimeLimit
+from msa_base import prompts
+from msa_base.errors import UserError
+from msa_base.load import load
+from msa_base.records import CorpusView, Document, Generation, Overlay, Question
+from msa_base.validate import build
 
 
 class NotingReader:
@@ -78,7 +82,9 @@ def test_every_reply_replaces_the_memory_and_every_token_counts() -> None:
     view = CorpusView(words("one", "two", "three"), {"more": Overlay("more", (Document(7, "w x y seven", 4),))})
     questions = [Question("a", "what?", "", 5), Question("b", "who?", "", 5, "more")]
     first, second = agent(chunk_tokens=4).answer(questions, view)
-    assert first.text == "one two three" and second.text == "seven one two three"
+    ends = [" ".join(document.text.split()[-1] for document in view.documents(asked)) for asked in questions]
+    assert first.text == ends[0] == "one two three"
+    assert second.text == ends[1] and sorted(second.text.split()) == ["one", "seven", "three", "two"]
     assert (first.rounds, second.rounds) == (4, 5)
     assert (second.input_tokens, second.output_tokens) == (4 * 100 + 30, 4 * 7 + 3)
     assert second.total_s == 4 * 1.0 + 0.75 and second.first_token_s == 4 * 1.0 + 0.25
@@ -96,7 +102,14 @@ def test_the_first_message_has_no_memory_and_names_problem_memory_and_section_in
 
 
 def test_the_released_model_gets_its_own_messages_and_its_answer_is_what_follows_the_last_mark(monkeypatch) -> None:
-    replies = iter(["noted 7", "<think>so the answer is 3</think>The answer is 1; no, **the answer is 2.**", "noted 7", "It is 2."])
+    replies = iter(
+        [
+            " noted 7",
+            "<think>so the answer is 3</think>The answer is 1; no, **the answer is 2.**",
+            "noted 7",
+            "It is 2.",
+        ]
+    )
     asked: list[tuple[str, int]] = []
 
     def generate(self, messages: list[str], max_new_tokens: int) -> list[Generation]:
@@ -108,17 +121,53 @@ def test_the_released_model_gets_its_own_messages_and_its_answer_is_what_follows
     answers = [agent(released_messages=True).answer([Question(name, "what?", "It is", 5)], view)[0] for name in "ab"]
     assert [answer.text for answer in answers] == ["2", ""]
     assert answers[0].rounds == 2 and answers[0].output_tokens == 4
-    update, final = asked[:2]
-    assert update == (
-        "You are presented with a problem, a section of an article that may contain the answer to the problem, and a previous"
-        " memory. Please read the provided section carefully and update the memory with the new information that helps to answer"
-        " the problem. Be sure to retain all relevant details from the previous memory while adding any new, useful information."
-        "\n\n<problem> \nwhat?\n</problem>\n\n<memory>\nNo previous memory\n</memory>\n\n<section>\nw x y one\n</section>\n\n"
-        "Updated memory:\n",
-        1024,
-    )
-    assert final[0].endswith("<problem> \nwhat?\n</problem>\n\n<memory>\nnoted 7\n</memory>\n\nYour answer:\n")
-    assert '"Therefore, the answer is (insert answer here)".' in final[0] and final[1] == 1024
+    state = "<problem> \nwhat?\n</problem>\n\n<memory>\n{}\n</memory>\n\n"  # the space is theirs
+    assert asked[:2] == [
+        (
+            "You are presented with a problem, a section of an article that may contain the answer to the problem, "
+            "and a previous memory. Please read the provided section carefully and update the memory with the new "
+            "information that helps to answer the problem. Be sure to retain all relevant details from the previous "
+            "memory while adding any new, useful information.\n\n"
+            + state.format("No previous memory")
+            + "<section>\nw x y one\n</section>\n\nUpdated memory:\n",
+            1024,
+        ),
+        (
+            "You are presented with a problem and a previous memory. Please answer the problem based on the previous "
+            'memory and format your response as follows "Therefore, the answer is (insert answer here)".\n\n'
+            + state.format(" noted 7")  # nothing is stripped where there is no think tag
+            + "Your answer:\n",
+            1024,
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reply", "memory", "answer"),
+    [
+        (" the answer is 2 ", " the answer is 2 ", "2"),
+        ("the answer is 1</think> so the answer is 2.", "so the answer is 2.", "2"),
+        ("<think>a</think>b</think> the answer is\n**3.**", "the answer is\n**3.**", "3"),
+        ("Therefore, the answer is ...4. ", "Therefore, the answer is ...4. ", "4"),
+        (
+            "the answer is 5<｜Assistant｜><｜end▁of▁sentence｜>",
+            "the answer is 5<｜Assistant｜><｜end▁of▁sentence｜>",
+            "5",
+        ),
+        ("the answer is 6</think>", "", "6</think>"),  # nothing behind the tag: the whole reply is searched
+        ("The Answer is 7", "The Answer is 7", ""),
+        ("\\boxed{8}", "\\boxed{8}", ""),  # what it was trained to write, and is not evaluated by
+        ("", "", ""),
+    ],
+)
+def test_replies_are_read_as_the_release_does(reply: str, memory: str, answer: str) -> None:
+    assert (module.behind_thinking(reply), module.released_answer(reply)) == (memory, answer)
+
+
+def test_the_limits_and_the_sampling_are_the_release_s() -> None:
+    assert (Params().chunk_tokens, Params().memory_tokens, prompts.NO_MEMORY) == (5000, 1024, "No previous memory")
+    params = load("tiny").models["rl_memory_agent_14b"].params
+    assert (params["temperature"], params["top_p"]) == (0.7, 0.95)
 
 
 def test_a_cell_that_would_take_too_long_is_refused_with_the_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,4 +192,4 @@ def test_a_cell_that_would_take_too_long_is_refused_with_the_estimate(monkeypatc
 @pytest.mark.parametrize("params", [{"chunk_tokens": 0}, {"memory_tokens": 0}, {"chunks": 3}])
 def test_bad_parameters_name_their_place(params: dict) -> None:
     with pytest.raises(UserError, match=r"^systems\.yaml: here"):
-        read_params(Params, params, "systems.yaml: here")
+        build(Params, params, "systems.yaml: here")

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import math
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import baselines.base
 from baselines import bm25
-from baselines.base import CellStatus, Resources, load_module, read_params
+from baselines.base import NOT_ESTIMATED, CellStatus, Resources, load_plugin
 from baselines.bm25 import Params
 from baselines.closed_book import ClosedBook
+from baselines.drivers.questions import spread
 from baselines.long_context import LongContext
 from baselines.long_context import Params as LongParams
 from baselines.oracle import Oracle
-from baselines.race import spread
-from configs.errors import UserError
-from configs.load import SystemSpec
-from configs.records import Question
+from msa_base.errors import UserError
+from msa_base.kinds import import_kind
+from msa_base.records import Question
+from msa_base.specs import SystemSpec
+from msa_base.validate import build
 from tests.baselines.conftest import FakeReader, make_corpus, make_view
 
 RESOURCES = Resources(None, None, None, threads=1, seed=0)
@@ -33,10 +38,10 @@ def test_closed_book_reads_nothing() -> None:
 def test_oracle_reads_gold_as_the_overlay_has_it() -> None:
     view, questions = make_view(random.Random(0), make_corpus(random.Random(0), 10))
     replaced = view.overlays["replacing"].added[0]
-    asked = [question for question in questions if question.overlay_id in (None, "replacing")]
-    oracle = Oracle(RESOURCES, {question.question_id: [replaced.doc_id] for question in asked})
-    for question, chosen in zip(asked, oracle.select(asked, view), strict=True):
-        (document,) = chosen.documents
+    affected = [question for question in questions if question.overlay_id in (None, "replacing")]
+    oracle = Oracle(RESOURCES, {question.question_id: [replaced.doc_id] for question in affected})
+    for question, found in zip(affected, oracle.select(affected, view), strict=True):
+        (document,) = found.documents
         assert (document.text == replaced.text) == (question.overlay_id == "replacing")
 
 
@@ -84,12 +89,38 @@ def test_a_plugin_is_named_by_its_dotted_module(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "mypackage").mkdir()
     (tmp_path / "mypackage" / "mysystem.py").write_text("def make(spec, resources):\n    return None\n")
     monkeypatch.syspath_prepend(tmp_path)
-    assert load_module("mypackage.mysystem", "x").make(None, None) is None
+    assert import_kind("mypackage.mysystem", "baselines", "x").make(None, None) is None
     with pytest.raises(UserError, match=r"systems\.yaml: systems: a: kind 'bm26': there is no module baselines\.bm26"):
-        load_module("bm26", "systems.yaml: systems: a")
+        import_kind("bm26", "baselines", "systems.yaml: systems: a")
+
+
+def test_a_module_of_one_hook_has_the_declared_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hooks").mkdir()
+    (tmp_path / "hooks" / "one.py").write_text(
+        "def make(spec, resources, gold=None):\n    return spec.kind, gold\n\n\nREADS_ALL = True\n"
+    )
+    (tmp_path / "hooks" / "none.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin = load_plugin("hooks.one", "here")
+    assert (plugin.READS_ALL, plugin.PLANS_TIME, plugin.Params, plugin.IndexParams) == (True, False, None, None)
+    assert plugin.estimate_cell(None) is plugin.estimate_index(None, None, None, "float32") is NOT_ESTIMATED
+    assert plugin.index_parts(tmp_path) == {}
+    spec = SystemSpec("hooks.one", "One hook")
+    assert plugin.open(spec, None, {"q": [1]}) == ("hooks.one", None)
+    assert plugin.open(replace(spec, reads_gold=True), None, {"q": [1]}) == ("hooks.one", {"q": [1]})
+    with pytest.raises(UserError, match=r"^here: kind 'hooks.one' builds no index; name a module with build_index$"):
+        plugin.need("build_index", "here")
+    with pytest.raises(UserError, match=r"kind 'hooks\.none' opens no system; name a module with make"):
+        load_plugin("hooks.none", "here").open(spec, None, {})
+
+
+def test_hooks_are_asked_for_where_they_are_declared() -> None:
+    root = Path(baselines.base.__file__).parent
+    rooms = [path for room in ("drivers", "checks", "planning") for path in (root / room).glob("*.py")]
+    assert rooms and not [path for path in rooms if re.search(r'import_kind\([^)]*"baselines"', path.read_text())]
 
 
 @pytest.mark.parametrize("params", [{"read_k": 0}, {"order": "worst_first"}, {"k1": -1}, {"reed_k": 5}, {"b": "high"}])
 def test_bad_parameters_name_their_place(params: dict) -> None:
     with pytest.raises(UserError, match=r"^systems\.yaml: here"):
-        read_params(Params, params, "systems.yaml: here")
+        build(Params, params, "systems.yaml: here")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from configs import prompts
-from configs.records import Document
-from msa.config import ModelConfig
-from msa.model import MSAModel
-from msa.prompt import Prompter
+from msa.model.decoder import MSAModel
+from msa.model.prompt import Prompter
+from msa_base import prompts
+from msa_base.paths import Paths
+from msa_base.records import Document
+from msa_base.tables import write_table
+from tests.small_model import ROUTED, small_config
 
 WORDS = ["alpha", "beta", "gamma", "delta", "answer", "from", "the", "documents", "above", "return", "all", "related"]
 WORDS += ["what", "is", "number", "for", "user"]
@@ -40,10 +44,7 @@ def prompter(tokenizer: Tokenizer) -> Prompter:
 def model(tokenizer: Tokenizer) -> MSAModel:
     """A random MSA model with chunks of 4 tokens and 3 documents a layer."""
     torch.manual_seed(0)
-    config = ModelConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=48, layers=4, query_heads=4, kv_heads=2,
-        head_dim=8, routed_layers=(2, 3), pool_tokens=4, top_k_documents=3,
-    )
+    config = small_config(tokenizer.get_vocab_size(), routed_layers=(2, 3), **ROUTED)
     made = MSAModel(config)
     for parameter in made.parameters():
         if parameter.dim() == 2:
@@ -60,4 +61,32 @@ def documents() -> list[Document]:
         length = int(torch.randint(1, 14, (1,), generator=rng))
         words = [WORDS[int(torch.randint(len(WORDS), (1,), generator=rng))] for _ in range(length)]
         result.append(Document(100 + 7 * number, " ".join(words), length + 10))
+    return result
+
+
+@pytest.fixture
+def paths(tmp_path: Path, tokenizer: Tokenizer) -> Paths:
+    """A results tree with a tokenizer and one sample set of two banks."""
+    result = Paths.of("mini", tmp_path)
+    result.tokenizer.parent.mkdir(parents=True)
+    tokenizer.save(str(result.tokenizer))
+    banks, samples = [], []
+    for bank in range(2):
+        for number in range(5):
+            banks.append(
+                {
+                    "bank_id": bank,
+                    "doc_id": number,
+                    "text": f"number for alpha is {bank}{number}{number}",
+                    "num_tokens": 15,
+                }
+            )
+            chain = [[number], [(number + 1) % 5]] if number % 2 else [[number]]
+            samples.append({
+                "sample_id": len(samples), "bank_id": bank, "task": "facts", "question": "what is the number for alpha",
+                "answer_prefix": "The answer is", "answer": f"{bank}{number}{number}", "chain": chain,
+                "notes": [{"key": "alpha", "value": f"{bank}{number}{number}", "doc_id": number}],
+            })  # fmt: skip
+    write_table("banks", banks, result.samples("short") / "banks.parquet")
+    write_table("samples", samples, result.samples("short") / "samples.parquet")
     return result

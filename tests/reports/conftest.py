@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from configs.load import DIRECTORY, Experiment, load
-from configs.paths import Paths
-from configs.records import Answer
-from configs.tables import write_json, write_predictions, write_table
+from msa_base.load import Experiment, load
+from msa_base.paths import DIRECTORY, SEAL, Paths
+from msa_base.records import Answer
+from msa_base.seal import MadeFrom, write_seal
+from msa_base.stage_records import ContextLatency, LatencyRecord, Quantiles, RunRecord, ViewRecord
+from msa_base.tables import write_predictions, write_table
+from reports.build import build
 from reports.evidence import Evidence
+from reports.published import reference
 from reports.summarise import summarise
+from tests.evaluated import MACHINE, write_run
 
 NEEDLES = [f"niah_prose_{name}" for name in ("s1", "s2", "s3", "mk1", "mk2", "mk3", "mv", "mq")]
 TOY = {
@@ -40,7 +46,8 @@ TOY = {
     "samples": {"bare": {}, "short": {}, "mixed": {}, "long": {}},
     "latency": {"task": "scaling_facts", "questions": 4},
 }
-STRENGTH = {  # chance of a right answer on needles, scaling, two-hop at 16K, and the part lost per factor of ten in memory
+# chance of a right answer on needles, scaling, two-hop at 16K, and the part lost per factor of ten in memory
+STRENGTH = {
     "closed_book": (0.0, 0.02, 0.05, 0.0),
     "oracle": (0.99, 0.98, 0.97, 0.0),
     "full_attention": (0.8, 0.7, 0.6, 0.0),
@@ -69,8 +76,13 @@ class Tree:
     def evidence(self) -> Evidence:
         """The tree as the report reads it, with summary.parquet written."""
         evidence = Evidence.read(self.profile, self.root, self.configs)
-        write_table("summary", summarise(evidence), self.paths.summary)
+        self.summarise(evidence)
         return evidence
+
+    def summarise(self, evidence: Evidence) -> None:
+        """Write summary.parquet and its seal."""
+        write_table("summary", map(asdict, summarise(evidence)), self.paths.summary)
+        write_seal(self.paths.summary.with_suffix(".json"), MadeFrom(), [self.paths.summary.name])
 
     def prepare(self, task: str) -> None:
         """Questions and gold of a task at every context."""
@@ -94,6 +106,14 @@ class Tree:
                 for index, name in enumerate(ids)
             ]
             write_table("questions", rows, folder / "questions.parquet")
+            if task in NEEDLES:  # gold document i of 24 lies at a depth of i / 24
+                view = ViewRecord(
+                    made_from=MadeFrom(), corpus="prose", base_documents=24, context_tokens=16384, base_tokens=240
+                )
+                view.write(folder / "view.json")
+        if task in NEEDLES and not self.paths.corpus("prose").exists():
+            documents = [{"doc_id": index, "text": "words", "num_tokens": 10} for index in range(24)]
+            write_table("corpus", documents, self.paths.corpus("prose"))
 
     def cell(self, system: str, task: str, context: str, chance: float, seed: int = 0) -> None:
         """A cell that ended well, its answers right with a chance; the first wrong answer is malformed."""
@@ -150,68 +170,67 @@ class Tree:
             wall_s=2.0 + 40 * (system == "msa"),
             ingest_s=0.1,
         )
+        self.seal_scores(system, task)
 
-    def run(self, system: str, task: str, context: str, status: str, seed: int = 0, **numbers: float) -> None:
-        """run.json of a cell."""
-        record = {
-            "status": status,
-            "reason": "" if status == "ok" else "the system takes 16,384 tokens at most",
-            **dict.fromkeys(
-                (
-                    "n",
-                    "failures",
-                    "ingest_s",
-                    "wall_s",
-                    "build_s",
-                    "peak_host_bytes",
-                    "peak_device_bytes",
-                    "index_bytes",
-                )
-            ),
-            **numbers,
-            "seed": seed,
-            "threads": 2,
-            "inputs": {
-                "config": "c" * 64,
-                "code": "d" * 64,
-                "weights": "e" * 64,
-                "index": None,
-                "corpus": "f" * 64,
-                "seed": seed,
-            },
-            "versions": {"python": "3.11.9", "torch": "2.13.0", "numpy": "2.4.6"},
-            "hardware": {
-                "platform": "Linux",
-                "cpu": "A processor",
-                "cores": 2,
-                "memory_bytes": 8_000_000_000,
-                "gpus": [],
-            },
-            "ended": "2026-04-01T12:00:00+00:00",
+    def seal_scores(self, system: str, task: str) -> None:
+        """scores.json over what is there of a task."""
+        directory = self.paths.task(system, task)
+        scored = sorted(directory.glob("*/*/scores.parquet"))
+        answers = {
+            str(path.parent.relative_to(self.paths.root)): RunRecord.open(path.parent / "run.json").answers
+            for path in scored
         }
-        write_json(record, self.paths.cell(system, task, context, seed) / "run.json")
+        names = [str(path.relative_to(directory)) for path in scored]
+        write_seal(directory / "scores.json", MadeFrom().of(self.paths.root, **answers), names)
+
+    def run(self, system: str, task: str, context: str, status: str, seed: int = 0, **numbers: Any) -> None:
+        """run.json of a cell."""
+        cell = self.paths.cell(system, task, context, seed)
+        data = {"_models/reader": "e" * 64, "_data/_corpora/prose/corpus.parquet": "f" * 64, "seed": "0" * 64}
+        write_run(
+            cell,
+            status,
+            made_from=MadeFrom(code={"baselines.bm25": "d" * 16}, config={"system": "c" * 16}, data=data),
+            profile=self.profile,
+            system=system,
+            task=task,
+            context=context,
+            context_tokens=self.experiment.contexts[context],
+            seed=seed,
+            reason="" if status == "ok" else "the system takes 16,384 tokens at most",
+            **numbers,
+        )
 
     def latency(self, system: str, slope: float) -> None:
         """latency.json with a total time that grows as memory to a power."""
         contexts = {}
         for context in self.experiment.profile.contexts:
+            size = self.experiment.contexts[context]
             if system == "full_attention" and context != "16K":
-                contexts[context] = {"status": "unsupported_context", "n": 0}
+                contexts[context] = ContextLatency(context_tokens=size, status="unsupported_context")
                 continue
-            total = 0.02 * (self.experiment.contexts[context] / 16384) ** slope
-            quantiles = {"median": total, "p90": 1.3 * total}
-            contexts[context] = {
-                "status": "ok",
-                "n": 4,
-                "total_s": quantiles,
-                "first_token_s": {name: value / 3 for name, value in quantiles.items()},
-                "stage_s": {"route": 0.6 * total, "decode": 0.4 * total},
-                "peak_host_bytes": int(4e8 + 900 * self.experiment.contexts[context] * slope),
-                "index_bytes": int(300 * self.experiment.contexts[context]),
-            }
-        write_json(
-            {"system": system, "task": "scaling_facts", "threads": 2, "contexts": contexts}, self.paths.latency(system)
+            total = 0.02 * (size / 16384) ** slope
+            contexts[context] = ContextLatency(
+                context_tokens=size,
+                status="ok",
+                n=4,
+                total_s=Quantiles(median=total, p90=1.3 * total),
+                first_token_s=Quantiles(median=total / 3, p90=1.3 * total / 3),
+                stage_s={"route": 0.6 * total, "decode": 0.4 * total},
+                peak_host_bytes=int(4e8 + 900 * size * slope),
+                index_bytes=300 * size,
+            )
+        record = LatencyRecord(
+            made_from=MadeFrom(),
+            profile=self.profile,
+            system=system,
+            task="scaling_facts",
+            contexts=contexts,
+            threads=2,
+            versions={},
+            hardware=MACHINE,
         )
+        record.write(self.paths.latency(system))
 
     def training(self, model: str, routed: bool) -> None:
         """A training log of two phases."""
@@ -236,6 +255,7 @@ class Tree:
                 }
             lines.append(json.dumps(entry))
         (folder / "train.jsonl").write_text("\n".join(lines) + "\n")
+        write_seal(folder / SEAL, MadeFrom(), ["train.jsonl"])
 
     def grow(self) -> None:
         """Everything: full attention stops after 16K, one cell is out of memory, one has not run."""
@@ -268,6 +288,22 @@ def plant(folder: Path, **changes) -> Tree:
     return Tree(folder / "results", configs)
 
 
+@pytest.fixture(scope="session")
+def toy_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """reference.yaml with the toy profile beside tiny wherever a claim names that."""
+    path = tmp_path_factory.mktemp("reference") / "reference.yaml"
+    path.write_text(reference.REFERENCE.read_text().replace("profiles: [tiny", "profiles: [toy, tiny"))
+    return path
+
+
+@pytest.fixture(scope="package", autouse=True)
+def toy_claims(toy_reference: Path) -> Iterator[None]:
+    """Claims are for the toy profile too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "REFERENCE", toy_reference)
+        yield
+
+
 @pytest.fixture
 def new_tree(tmp_path: Path) -> Callable[..., Tree]:
     """Makes an empty tree; keyword arguments replace keys of the toy profile."""
@@ -286,3 +322,10 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 def evidence(grown: Tree) -> Evidence:
     """The full tree as the report reads it."""
     return grown.evidence()
+
+
+@pytest.fixture(scope="package")
+def built(grown, evidence) -> tuple[str, str, Path]:
+    """The full tree's one-screen text, its page and the report's directory."""
+    text = build(evidence)
+    return text, (grown.paths.report / "index.html").read_text(), grown.paths.report

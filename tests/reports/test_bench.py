@@ -5,11 +5,18 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from configs.errors import UserError
+from msa_base.errors import UserError
 from reports import bench
 from reports.build import build
 
-SECONDS = {("eager", "float32"): 0.2, ("folded", "bfloat16"): 0.006, ("compiled", "int8"): 0.003, ("ours", "bfloat16"): 0.004, ("ours", "int8"): 0.002, ("first_pass", "int8"): 0.0015}
+SECONDS = {
+    ("eager", "float32"): 0.2,
+    ("folded", "bfloat16"): 0.006,
+    ("compiled", "int8"): 0.003,
+    ("ours", "bfloat16"): 0.004,
+    ("ours", "int8"): 0.002,
+    ("first_pass", "int8"): 0.0015,
+}
 
 
 @pytest.fixture
@@ -17,9 +24,28 @@ def directory(tmp_path):
     """What `make bench` leaves: one cell, one row of it failed."""
     rows = []
     for (peer, dtype), seconds in {**SECONDS, ("faiss", "float32"): None}.items():
-        row = {"context": "1M", "question_tokens": 32, "batch": 1, "cache": "cold", "chunks": 15625, "peer": peer, "dtype": dtype}
-        row |= {"status": "ok" if seconds else "failed: no memory", "median_s": seconds, "p90_s": seconds, "n": 9 if seconds else None}
-        row |= {"necessary_bytes": 3e7, "flops": 1e9, "bandwidth_bytes_per_s": 1e10, "matmul_flops_per_s": 1e12, "bandwidth_share": 0.5}
+        row = {
+            "context": "1M",
+            "question_tokens": 32,
+            "batch": 1,
+            "cache": "cold",
+            "chunks": 15625,
+            "peer": peer,
+            "dtype": dtype,
+        }
+        row |= {
+            "status": "ok" if seconds else "failed: no memory",
+            "median_s": seconds,
+            "p90_s": seconds,
+            "n": 9 if seconds else None,
+        }
+        row |= {
+            "necessary_bytes": 3e7,
+            "flops": 1e9,
+            "bandwidth_bytes_per_s": 1e10,
+            "matmul_flops_per_s": 1e12,
+            "bandwidth_share": 0.5,
+        }
         rows.append(row | {"matmul_share": 0.1, "deficit": 1e-5, "extra_bytes": 62500})
     pd.DataFrame(rows).to_csv(tmp_path / "routing.csv", index=False)
     return tmp_path
@@ -42,7 +68,11 @@ def test_the_page_has_the_benchmark_where_it_was_run(new_tree, directory):
     target.mkdir()
     (target / "routing.csv").write_text((directory / "routing.csv").read_text())
     build(tree.evidence())
-    assert "Routing one layer" in page.read_text() and "1.50 x" in page.read_text() and page.read_text().count("data:image") == 1
+    assert (
+        "Routing one layer" in page.read_text()
+        and "1.50 x" in page.read_text()
+        and page.read_text().count("<figure") == 1
+    )
     assert len(pd.read_csv(tree.paths.report / "routing.csv")) == len(SECONDS) + 1
 
 

@@ -13,18 +13,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs.errors import UserError
-from configs.records import Answer
-from reports import headline, plotting, tables
-from reports.build import build
-from reports.claims import read_reference
-from reports.diagnosis import cause, diagnose, routed_share
-from reports.evidence import Evidence
+from msa_base.errors import UserError
+from msa_base.records import Answer
+from msa_base.seal import MadeFrom, value_digest
+from msa_base.stage_records import Trial, TuningRecord
+from reports import headline
+from reports.build import FIGURES, build
+from reports.evidence import CellKey, Evidence
 from reports.expected import check, read_expected
-from reports.figures import FIGURES
+from reports.figures import look
+from reports.published.reference import read_reference
+from reports.tables import costs
+from reports.tables.causes import cause, diagnose, routed_share
+from tests.evaluated import MACHINE
 
+PAPER = "https://arxiv.org/abs/2603.23516"
 TABLES = (
     "claims",
+    "by_memory",
     "scores",
     "scores_16K",
     "scores_1M",
@@ -34,6 +40,7 @@ TABLES = (
     "recall",
     "failures",
     "cost",
+    "growth",
     "stages",
     "time",
     "provenance",
@@ -41,16 +48,9 @@ TABLES = (
 )
 
 
-@pytest.fixture(scope="module")
-def built(grown, evidence) -> tuple[str, str, Path]:
-    """The full tree's one-screen text, its page and the report's directory."""
-    text = build(evidence)
-    return text, (grown.paths.report / "index.html").read_text(), grown.paths.report
-
-
 def test_the_page_holds_every_figure_and_table(built) -> None:
     _, page, folder = built
-    assert page.count("data:image/svg+xml;base64,") == len(FIGURES)
+    assert page.count('<figure class="figure"') == len(FIGURES)
     assert "not measured yet" not in page
     for name in TABLES:
         assert f'href="{name}.csv"' in page
@@ -58,32 +58,48 @@ def test_the_page_holds_every_figure_and_table(built) -> None:
 
 
 def test_shares_of_the_time_add_up_and_count_what_was_run(evidence) -> None:
-    frame = tables.time(evidence).frame.set_index("system")
+    frame = costs.time(evidence).frame.set_index("system")
     assert frame["share"].sum() == pytest.approx(1.0)
-    expected = sum(run["wall_s"] or 0 for cell, runs in evidence.runs.items() if cell[0] == "msa" for run in runs)
+    expected = sum(run.wall_s for cell, runs in evidence.runs.items() if cell.system == "msa" for run in runs)
     assert frame.loc["msa", "answering_s"] == expected and frame["share"].idxmax() == "msa"
     assert frame["served_requests"].sum() == 0 and frame["served_usd"].isna().all()
 
 
-def test_a_search_is_shown_beside_the_setting_that_raced(evidence) -> None:
+def test_a_search_is_shown_beside_the_setting_that_was_evaluated(evidence) -> None:
     rows = [
-        {"params": {"read_k": k}, "correct": value, "recall": 0.5, "seconds": 1.0, "status": "ok"}
+        Trial(params={"read_k": k}, correct=value, recall=0.5, seconds=1.0, status="ok")
         for k, value in ((1, 0.4), (2, 0.7), (4, 0.6))
     ]
-    rows.append({"params": {"read_k": 99}, "correct": None, "recall": None, "seconds": 0.1, "status": "timeout"})
-    record = {"rows": rows, "entry": {"read_k": 1}, "questions": 96, "tokens": 325_426}
-    table = tables.tuning(replace(evidence, tuning={"rag_bm25": record, "rag_dense": {**record, "entry": {"read_k": 3}}}))
-    (_, _, best, own, asked), (_, _, _, untried, _) = table.rows
-    assert (best.text, best.small, own.text, asked.small) == ("0.700", "read_k 2", "0.400", "over 325,426 tokens")
-    assert untried.text == "–"
+    record = TuningRecord(
+        made_from=MadeFrom(),
+        threads=2,
+        versions={},
+        hardware=MACHINE,
+        profile="toy",
+        system="rag_bm25",
+        split="tuning",
+        questions=96,
+        tokens=325_426,
+        rows=[*rows, Trial(params={"read_k": 99}, seconds=0.1, status="timeout")],
+        best={"read_k": 2},
+        entry={"read_k": 1},
+    )
+    untried = record.model_copy(update={"system": "rag_dense", "entry": {"read_k": 3}})
+    table = costs.tuning(replace(evidence, tuning={"rag_bm25": record, "rag_dense": untried}))
+    (_, *found), (*_, own, settings, _, _) = table.rows
+    assert found == [0.7, "read_k 2", 0.4, "read_k 1", 96, 325_426]
+    assert own is settings is None and table.shown[1][3].text == "–"
     assert len(table.frame) == 8 and table.frame["correct"].isna().sum() == 2
 
 
 def test_the_page_stands_alone(built) -> None:
     _, page, _ = built
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
-    assert all(link.startswith(("data:", "#")) or link.endswith(".csv") for link in links)
-    assert "<script" not in page and "@import" not in page and "url(" not in page
+    near = ("data:,", "#", "../", "predictions.html", PAPER)
+    assert links and all(link.startswith(near) or link.endswith(".csv") for link in links)
+    loaded = re.findall(r'<(?:script|img|link|iframe|object)[^>]* (?:src|href)="([^"]*)"', page)
+    assert loaded == ["data:,"] and "@import" not in page and not re.search(r"url\((?!#)", page)
+    assert "default-src 'none'" in page
 
 
 def test_the_page_shows_results_verdicts_statuses_and_provenance(built) -> None:
@@ -96,8 +112,9 @@ def test_the_page_shows_results_verdicts_statuses_and_provenance(built) -> None:
         "the system takes 16,384 tokens at most",
         "A processor",
         "torch 2.13.0",
-        "c" * 12,
-        "4 replicate heads",
+        f"reader {'e' * 12}",
+        value_digest({"system": "c" * 16})[:12],
+        "64 questions in 4 heads",
         "arXiv 2603.23516",
         "Qwen3-4B-Instruct-2507",
     ):
@@ -129,8 +146,8 @@ def test_an_empty_tree_gives_a_page_that_says_so(new_tree: Callable) -> None:
     tree = new_tree()
     text = build(tree.evidence())
     page = (tree.paths.report / "index.html").read_text()
-    assert "data:image" not in page
-    assert page.count("not measured yet") == len(FIGURES)
+    assert "<figure" not in page
+    assert page.count(": not measured yet.") == len(FIGURES) + 1  # and the leaderboards
     assert "0 of 320 ok" in text
 
 
@@ -143,7 +160,7 @@ def test_a_partial_tree(new_tree: Callable) -> None:
     text = build(tree.evidence())
     page = (tree.paths.report / "index.html").read_text()
     assert "4 of 320 ok" in text
-    assert page.count("data:image") == 2  # the subtasks' heat map, and the time of the cells
+    assert page.count("<figure") == 3  # the maps by task and by depth, and the time of the cells
     assert "Mean of the eight needle tasks" in page
 
 
@@ -155,18 +172,18 @@ def test_a_profile_of_one_task_and_one_context(new_tree: Callable) -> None:
         latency={"task": "scaling_facts", "questions": 2},
     )
     tree.grow()
-    assert "MSA, scaling task at 16K" in build(tree.evidence())
+    assert "MSA, Scaling: single-hop facts at 16K" in build(tree.evidence())
 
 
 def test_tasks_without_a_headline_of_their_own_are_listed(new_tree: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     tree = new_tree(tasks={"scaling_facts": 32}, contexts=["16K"], systems=["msa", "rag_bm25"])
     tree.grow()
-    assert "n = 32" not in build(tree.evidence())
+    assert "Scores at the largest memory" not in build(tree.evidence())
     monkeypatch.setattr(headline, "HEADLINED", ())
-    lines = [line.split() for line in build(tree.evidence()).splitlines() if "n = 32" in line]
-    assert [line[line.index("contains") - 1] for line in lines] == ["msa", "rag_bm25"]
-    value, low = (lines[0][lines[0].index("contains") + place].strip("[,") for place in (1, 2))
-    assert 0 <= float(low) <= float(value) <= 1
+    lines = [line.split() for line in build(tree.evidence()).splitlines() if " contains " in line]
+    assert [line[line.index("16K") - 1] for line in lines] == ["msa", "rag_bm25"]
+    value, low, high, n = (float(lines[0][lines[0].index("contains") + place]) for place in (1, 2, 3, 4))
+    assert 0 <= low <= value <= high <= 1 and n == 32
 
 
 def test_a_profile_without_msa(new_tree: Callable) -> None:
@@ -204,19 +221,21 @@ def test_causes_of_wrong_answers() -> None:
 
 
 def test_diagnosis_accounts_for_every_answer(evidence) -> None:
-    found = diagnose(evidence, "msa", "niah_prose_mk3", "16K")
-    assert found.right + sum(found.causes.values()) == found.n == 24
+    cell = CellKey("msa", "niah_prose_mk3", "16K")
+    found = diagnose(evidence, cell)
+    assert found.right + found.causes.total() == found.n == 24
     assert found.main_cause == "retrieval"
     assert found.statuses == {"malformed_retrieval": 1} and found.causes["malformed"] == 1
-    assert diagnose(evidence, "rag_bm25", "two_hop", "1M") is None
-    assert 0 < routed_share(evidence, "msa", "niah_prose_mk3", "16K").value < 1
+    assert diagnose(evidence, CellKey("rag_bm25", "two_hop", "1M")) is None
+    assert 0 < routed_share(evidence, cell).value < 1
 
 
 def test_expectations_of_tiny_name_what_exists() -> None:
-    from configs.load import DIRECTORY, load
+    from msa_base.load import load
+    from msa_base.paths import DIRECTORY
 
     experiment = load("tiny", DIRECTORY)
-    expectations = read_expected("tiny")
+    expectations = read_expected()["tiny"]
     assert expectations
     for expectation in expectations:
         assert expectation.system in experiment.profile.systems
@@ -231,9 +250,10 @@ def test_expectations_are_met_missed_or_open(evidence, monkeypatch: pytest.Monke
         "- {title: a, system: oracle, task: scaling_facts, context: 16K, at_least: 0.5}\n"
         "- {title: b, system: closed_book, task: scaling_facts, context: 16K, at_least: 0.5}\n"
         "- {title: c, system: rag_bm25, task: two_hop, context: 1M, at_least: 0.5}\n"
-        "- {title: d, system: msa, task: two_hop, context: 1M, statistic: ratio, against: {system: msa_no_interleave, context: 1M}, low: true, at_least: 1.1}\n"
+        "- {title: d, system: msa, task: two_hop, context: 1M, statistic: ratio,"
+        " against: {system: msa_no_interleave, context: 1M}, low: true, at_least: 1.1}\n"
     )
-    monkeypatch.setattr("reports.expected.read_expected", lambda profile: read_expected(profile, path))
+    monkeypatch.setattr("reports.expected.EXPECTED", path)
     assert [outcome.verdict for outcome in check(evidence)] == ["met", "missed", "not measured", "met"]
 
 
@@ -241,17 +261,15 @@ def test_an_expectation_needs_one_bound(tmp_path: Path) -> None:
     path = tmp_path / "expected.yaml"
     path.write_text("toy:\n- {title: a, system: msa, task: two_hop, context: 16K}\n")
     with pytest.raises(UserError, match=r"toy\[0\]"):
-        read_expected("toy", path)
+        read_expected(path)
 
 
 def test_labels_never_collide() -> None:
-    heights = plotting._spread([0.1, 0.5, 0.5, 0.51, 0.9], 0.06)
+    heights = look.spread([0.1, 0.5, 0.5, 0.51, 0.9], 0.06)
     assert np.diff(heights).min() >= 0.06 - 1e-9
     assert heights[0] == pytest.approx(0.1) and heights[-1] == pytest.approx(0.9)
 
 
-def test_every_system_has_a_look_of_its_own(grown) -> None:
-    looks = plotting.styles(
-        grown.experiment.systems, grown.experiment.profile.systems, read_reference()["roles"]["ours"]
-    )
-    assert len({(colour, str(dash)) for colour, dash, _ in looks.values()}) == len(looks)
+def test_every_system_has_a_look_of_its_own(evidence) -> None:
+    looks = look.looks(evidence, read_reference().played_by["ours"])
+    assert len({(it.colour, it.dash, it.marker) for it in looks.values()}) == len(looks)

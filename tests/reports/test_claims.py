@@ -8,14 +8,18 @@ from pathlib import Path
 import pytest
 import yaml
 
-from configs.errors import UserError
-from reports.claims import REFERENCE, Claim, Measure, Side, find, read_reference, show, verdict
+from msa_base.errors import UserError
+from msa_base.load import load
+from reports.claims import find, lacking, needed, show, verdict
+from reports.published.reference import REFERENCE, Claim, Least, Measure, Side, read_reference
 from reports.statistics import Interval
+
+LEAST = Least(questions=32, heads=4, sizes=4, timings=3)
 
 
 def claim(statistic: str = "gain", published: float = 16.0, **bound: float) -> Claim:
     """A claim with the one bound given."""
-    side, measure = Side("msa", "1M"), Measure("accuracy")
+    side, measure = Side("msa", "1M"), Measure(["tiny"], "accuracy")
     return Claim("title", "source", published, statistic, side, side, measure, measure, "why", **bound)
 
 
@@ -35,7 +39,7 @@ def interval(low: float, high: float) -> Interval:
     ],
 )
 def test_upper_bound(low: float, high: float, exact: bool, word: str) -> None:
-    assert verdict(claim("loss", 8.8, at_most=9), interval(low, high), exact) == word
+    assert verdict(claim("loss", 8.8, at_most=9), interval(low, high), exact, LEAST) == word
 
 
 @pytest.mark.parametrize(
@@ -52,15 +56,48 @@ def test_upper_bound(low: float, high: float, exact: bool, word: str) -> None:
     ],
 )
 def test_lower_bound(low: float, high: float, exact: bool, word: str) -> None:
-    assert verdict(claim(above=0), interval(low, high), exact) == word
+    assert verdict(claim(above=0), interval(low, high), exact, LEAST) == word
 
 
 def test_no_interval_is_not_measured() -> None:
-    assert verdict(claim(above=0), None, exact=True) == "not measured"
+    assert verdict(claim(above=0), None, True, LEAST) == "not measured"
 
 
 def test_a_good_point_alone_decides_nothing() -> None:
-    assert verdict(claim("loss", 8.8, at_most=9), Interval(2.0, -3.0, 14.0, 6, ""), exact=False) == "inconclusive"
+    measured = Interval(2.0, -3.0, 14.0, 96, "")
+    assert verdict(claim("loss", 8.8, at_most=9), measured, False, LEAST) == "inconclusive"
+    assert needed(claim("loss", 8.8, at_most=9), measured) == "about 290 questions would decide"  # 96 * (12 / 7)^2
+    at_bound = Interval(9.0, -3.0, 14.0, 96, "")
+    assert needed(claim("loss", 8.8, at_most=9), at_bound) == "no number of questions decides at this point"
+
+
+@pytest.mark.parametrize(
+    ("n", "units", "word", "said"),
+    [
+        (32, 32, "holds in miniature", ""),
+        (31, 31, "inconclusive", "31 questions, a verdict needs 32"),
+        (64, 4, "holds in miniature", ""),
+        (64, 3, "inconclusive", "3 heads, a verdict needs 4"),
+        (30, 1, "inconclusive", "30 questions, a verdict needs 32; 1 heads, a verdict needs 4"),
+    ],
+)
+def test_a_verdict_needs_questions_and_heads(n: int, units: int, word: str, said: str) -> None:
+    measured = Interval(1.5, 1.2, 1.9, n, "", units)
+    assert verdict(claim("ratio", 1.2, above=1), measured, False, LEAST) == word
+    assert lacking(claim("ratio", 1.2, above=1), measured, LEAST) == said
+
+
+def test_a_slope_needs_sizes_and_repeated_timings() -> None:
+    linear = claim("slope", 1, at_most=1.05)
+    assert verdict(linear, Interval(1.0, 0.97, 1.03, 12, "", 4), False, LEAST) == "holds in miniature"
+    assert lacking(linear, Interval(1.0, 0.97, 1.03, 4, "", 4), LEAST) == "1 timings a size, a verdict needs 3"
+    assert lacking(linear, Interval(1.0, 0.97, 1.03, 9, "", 3), LEAST) == "3 sizes, a verdict needs 4"
+    assert needed(linear, Interval(1.0, 0.9, 1.1, 12, "", 4)) == "an interval 2.0 times narrower would decide"
+
+
+def test_questions_of_few_heads_say_what_would_decide() -> None:
+    measured = Interval(1.0, -8.0, 12.0, 512, "", 8)
+    assert needed(claim("loss", 8.8, at_most=9), measured) == "about 970 questions in 16 heads would decide"
 
 
 def test_findings_of_a_full_tree(evidence) -> None:
@@ -91,22 +128,45 @@ def test_findings_of_an_empty_tree(new_tree: Callable) -> None:
     assert {finding.verdict for finding in findings} == {"not measured"}
 
 
-def test_exact_claims_are_measured_on_the_papers_own_tasks(new_tree: Callable) -> None:
+def test_exact_claims_are_measured_on_the_papers_own_tasks(new_tree: Callable, toy_reference: Path) -> None:
     tree = new_tree()
     for context in ("16K", "32K", "64K", "1M"):
         tree.cell("msa", "scaling_facts", context, 0.9)
-    reference = read_reference()
-    reference["paper"]["profile"] = "toy"
-    found = {finding.name: finding for finding in find(tree.evidence(), reference)}
+    path = tree.root.parent / "reference.yaml"
+    path.write_text(toy_reference.read_text().replace("[toy, tiny", "[tiny").replace("[paper]", "[toy]"))
+    found = {finding.name: finding for finding in find(tree.evidence(), read_reference(path))}
     assert found["scaling_loss_to_1M"].verdict == "not measured"  # an accuracy never speaks for the judge's score
-    assert found["scaling_loss_to_1M"].remark == "its tasks are not in this profile"
+
+
+def test_a_claim_of_other_profiles_says_so(new_tree: Callable, toy_reference: Path) -> None:
+    tree = new_tree()
+    for context in ("16K", "1M"):
+        tree.cell("msa", "scaling_facts", context, 0.9)
+    path = tree.root.parent / "reference.yaml"
+    path.write_text(toy_reference.read_text().replace("[toy, tiny", "[tiny"))
+    for finding in find(tree.evidence(), read_reference(path)):
+        assert finding.elsewhere and finding.verdict == "not measured" and "tiny" in finding.remark
+
+
+def test_a_task_of_any_module_speaks_for_its_role(new_tree: Callable) -> None:
+    tree = new_tree(tasks={"msmarco_scaling": 64}, latency={"task": "msmarco_scaling", "questions": 4})
+    for context in ("16K", "1M"):
+        tree.cell("msa", "msmarco_scaling", context, 0.9)
+    found = {finding.name: finding for finding in find(tree.evidence(), read_reference())}
+    assert found["scaling_loss_to_1M"].measured is not None
+
+
+def test_every_shipped_task_states_a_role_that_the_report_knows() -> None:
+    tasks = load("tiny").tasks
+    assert [name for name in tasks if tasks[name].role == "needles" and name.startswith("niah_prose_mk")]
+    assert tasks["msmarco_scaling"].role == tasks["trec_dl_scaling"].role == "scaling"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"at_most": 9, "above": 1}, "one of the keys"),
-        ({"statistic": "median"}, "unknown name 'median'"),
+        ({"statistic": "median"}, "'statistic' must be .*, found 'median'"),
         ({"publishd": 1}, "did you mean 'published'"),
     ],
 )
@@ -120,24 +180,41 @@ def test_a_broken_claim_is_named(tmp_path: Path, change: dict, message: str) -> 
     assert "claims: broken" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": 32}, "did you mean 'questions'"),
+        ({"questions": 0}, "least: key 'questions'"),
+        ({"sizes": 2}, "least: key 'sizes'"),
+    ],
+)
+def test_a_broken_least_is_named(tmp_path: Path, change: dict, message: str) -> None:
+    content = yaml.safe_load(REFERENCE.read_text())
+    content["least"] = {**content["least"], **change}
+    path = tmp_path / "reference.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=message):
+        read_reference(path)
+
+
 def test_the_published_numbers_agree_with_one_another() -> None:
     reference = read_reference()
-    curve = dict(zip(reference["scaling"]["contexts"], reference["scaling"]["series"]["MSA-4B"], strict=True))
-    claims = reference["claims"]
+    curve = dict(zip(reference.scaling.contexts, reference.scaling.series["MSA-4B"], strict=True))
+    claims = reference.claims
     assert claims["scaling_loss_to_100M"].published == pytest.approx(100 * (1 - curve["100M"] / curve["16K"]), abs=0.05)
     assert claims["scaling_loss_to_1M"].published == pytest.approx(100 * (1 - curve["1M"] / curve["16K"]), abs=0.05)
-    quality = reference["quality"]["rows"]
+    quality = reference.quality.rows
     best = max(quality["RAG, Qwen3-4B"])
     assert claims["gain_over_rag_dense"].published == pytest.approx(100 * (quality["MSA"][0] / best - 1), abs=0.05)
-    rows = reference["ablation"]["rows"]
+    rows = reference.ablation.rows
     published = rows["MSA, after SFT stage 1"][1] / rows["without Memory Interleave"][1]
     assert claims["interleave_largest"].published == pytest.approx(published, abs=0.005)
 
 
 def test_intervals_as_text() -> None:
     assert show(Interval(2.04, 1.0, 3.06, 10, ""), " %") == "2.0 % [1.0, 3.1]"
-    assert show(Interval(float("inf"), 10.5, float("inf"), 10, ""), " x") == "∞ x [10.50, ∞]"
-    assert show(Interval(float("nan"), -float("inf"), 100, 10, ""), " %") == "undefined (0 against 0) [-∞, 100.0]"
+    assert show(Interval(float("inf"), 10.5, float("inf"), 10, ""), " x") == "no bound [10.50, no bound]"
+    assert show(Interval(float("nan"), -float("inf"), 100, 10, ""), " %") == "no ratio: both sides are 0"
 
 
 def test_a_model_that_knows_nothing_gets_no_verdict(new_tree: Callable) -> None:
@@ -151,6 +228,6 @@ def test_a_model_that_knows_nothing_gets_no_verdict(new_tree: Callable) -> None:
 def test_a_role_is_played_by_the_first_of_its_systems_that_the_profile_has() -> None:
     for systems, ours in (((), "msa"), (("msa_stored",), "msa_stored"), (("msa_stored", "msa"), "msa")):
         reference = read_reference(systems=systems)
-        claim = reference["claims"]["scaling_loss_to_100M"]
-        assert reference["roles"]["ours"] == claim.first.system == claim.second.system == ours
-    assert read_reference()["claims"]["interleave_smallest"].second.system == "msa_no_interleave"
+        claim = reference.claims["scaling_loss_to_100M"]
+        assert reference.played_by["ours"] == claim.first.system == claim.second.system == ours
+    assert read_reference().claims["interleave_smallest"].second.system == "msa_no_interleave"

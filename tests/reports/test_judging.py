@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 
@@ -10,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from configs.tables import read_table, write_json, write_table
+from msa_base.seal import MadeFrom
+from msa_base.stage_records import Audit, Floor, RunRecord, ViewRecord
+from msa_base.tables import read_table, write_table
 from reports.build import build
 from reports.statistics import quadratic_kappa, rank_correlation
 from tests.reports.conftest import Tree
@@ -55,8 +56,11 @@ def judged(new_tree: Callable[..., Tree]) -> Tree:
                 for metric, value in (("judge", first), ("judge/qwen3_local", second), ("f1", row["value"])):
                     rows.append({**row, "metric": metric, "value": value})
             write_table("scores", rows, path)
+            tree.seal_scores(system, task)
     folder = tree.paths.prepared("edit_dated", "16K")
-    write_json({"floor": {"value": 1 / 3, "of": "any one of the reports"}}, folder / "view.json")
+    floor = Floor(value=1 / 3, of="any one of the reports")
+    view = ViewRecord(made_from=MadeFrom(), corpus="prose", base_documents=9, context_tokens=16384, floor=floor)
+    view.write(folder / "view.json")
     return tree
 
 
@@ -71,7 +75,7 @@ def test_the_report_sets_judges_beside_each_other_and_f1(judged) -> None:
     points = pd.read_csv(judged.paths.report / "judgments.csv").set_index(["system", "task", "metric"])
     strict = points.loc["oracle", "edit_dated", "judge/qwen3_local"]
     assert strict["n"] == 38 and strict["failures"] >= 2 and strict["unit"] == "points" and strict["high"] <= 5
-    assert "Agreement of the judges" in page and "Judge qwen3_local" in page
+    assert "Agreement of the judges" in page and "judge/qwen3_local" in page and "qwen3_local and F1" in page
 
 
 def test_a_score_that_cannot_be_told_from_its_floor_is_marked(judged) -> None:
@@ -93,13 +97,16 @@ def test_without_judges_and_floors_there_are_no_such_tables(evidence) -> None:
 def test_problems_of_prompts_reach_the_page_and_the_one_screen_text(judged) -> None:
     for system, problems, left_out in (("oracle", {}, 0), ("rag_bm25", {"document not whole": 3}, 2)):
         path = judged.paths.cell(system, "edit_dated", "16K", 0) / "run.json"
-        record = json.loads(path.read_text())
-        write_json({**record, "truncated": 1, "left_out": left_out, "audit": {"checked": 4, "problems": problems}}, path)
+        audit = Audit(checked=4, problems=problems)
+        changes = {"truncated": 1, "left_out": left_out, "audit": audit}
+        RunRecord.open(path).model_copy(update=changes).write(path)
     text = build(judged.evidence())
-    said = (
-        "8 prompts checked, 3 problems; 3 document not whole; 2 answers cut at their budget;"
-        " 2 questions with chosen documents left out"
-    )
-    assert said in " ".join(text.split()) and said in (judged.paths.report / "index.html").read_text()
+    said = ["8 prompts checked, 3 problems", "3 document not whole", "2 answers cut at their budget"]
+    said.append("2 questions with chosen documents left out")
+    assert [line.strip() for line in text.splitlines() if line.strip() in said] == said
+    assert "; ".join(said) in (judged.paths.report / "index.html").read_text()
     status = pd.read_csv(judged.paths.report / "status.csv").set_index(["system", "task"])
-    assert status.loc["rag_bm25", "edit_dated"]["prompt_problems"] == 3 and status.loc["rag_bm25", "edit_dated"]["left_out"] == 2
+    assert (
+        status.loc["rag_bm25", "edit_dated"]["prompt_problems"] == 3
+        and status.loc["rag_bm25", "edit_dated"]["left_out"] == 2
+    )

@@ -1,4 +1,4 @@
-"""Paired recall of two retrievers: means, interval and verdict, and one command for both stages."""
+"""Paired recall of two retrievers: means, interval and verdict, and the command."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from configs.errors import UserError
-from configs.tables import write_json
+from msa_base.errors import UserError
+from msa_base.tables import write_json
 from reports import recall
+from reports.statistics import Interval
 
 
 def rows(first: list[float], second: list[float], name: str = "musique") -> list[dict]:
@@ -20,33 +21,45 @@ def rows(first: list[float], second: list[float], name: str = "musique") -> list
 
 
 def test_a_difference_has_the_interval_of_its_pairs() -> None:
-    (line,) = recall.compare(rows([1, 1, 0.5, 1] * 20, [0.5, 1, 0.5, 0.5] * 20), "hipporag", "dense")
-    assert (line["n"], line["metric"]) == (80, "recall@5")
-    assert line["means"]["hipporag"].value == pytest.approx(87.5) and line["means"]["dense"].value == pytest.approx(62.5)
-    assert line["difference"].value == pytest.approx(25)
-    assert 15 < line["difference"].low < 25 < line["difference"].high < 35
-    assert recall.verdict(line["difference"].low, line["difference"].high) == "better"
+    (line,) = recall.compare(rows([1, 1, 0.5, 1] * 20, [0.5, 1, 0.5, 0.5] * 20), "hipporag", "dense").rows
+    name, metric, n, hipporag, dense, found, sign_test, verdict = line
+    assert sign_test is None  # half a point is no 0/1 score
+    assert (name, metric, n, verdict) == ("musique", "recall@5", 80, "better")
+    assert (hipporag, dense, found.value) == (pytest.approx(87.5), pytest.approx(62.5), pytest.approx(25))
+    assert 15 < found.low < 25 < found.high < 35
 
 
 def test_sets_are_compared_each_for_itself() -> None:
-    lines = recall.compare(rows([1, 0], [0, 1]) + rows([1, 1, 0], [1, 0, 0], "hotpotqa"), "hipporag", "dense")
-    assert [(line["set"], line["n"]) for line in lines] == [("musique", 2), ("hotpotqa", 3)]
+    table = recall.compare(rows([1, 0], [0, 1]) + rows([1, 1, 0], [1, 0, 0], "hotpotqa"), "hipporag", "dense")
+    assert [(name, n) for name, _, n, *_ in table.rows] == [("musique", 2), ("hotpotqa", 3)]
 
 
 def test_verdicts_come_from_intervals() -> None:
-    assert recall.verdict(-3, 0.5) == "no difference beyond noise"
-    assert recall.verdict(-3, -0.5) == "worse"
+    def said(low: float, high: float, n: int = 32) -> str:
+        return recall.verdict(Interval((low + high) / 2, low, high, n, ""), 32)
+
+    assert said(-3, 0.5) == "no different beyond noise"
+    assert said(-3, -0.5) == "worse"
+    assert said(-3, -0.5, n=31) == "inconclusive: 31 questions, a verdict needs 32"
 
 
-@pytest.mark.parametrize("broken", [[], [{"set": "a", "metric": "b", "dense": 1.0}], ["row"]])
+def test_three_of_five_are_no_verdict() -> None:
+    (line,) = recall.compare(rows([1, 1, 1, 1, 0], [0, 0, 0, 1, 0]), "hipporag", "dense").rows
+    assert line[-1].startswith("inconclusive") and line[-2] == pytest.approx(0.25)
+    assert line[-3].low < 0 < line[-3].high
+
+
+@pytest.mark.parametrize("broken", [[], [{"set": "a", "metric": "b", "dense": 1.0}], ["row"], rows([None], [1.0])])
 def test_broken_rows_are_said_to_be(broken: list) -> None:
     with pytest.raises(UserError, match=r"make .* again"):
         recall.compare(broken, "hipporag", "dense")
 
 
-def test_the_command_fails_where_the_first_is_worse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    for first, second, code in (([0.0] * 30 + [1.0], [1.0] * 30 + [0.5], 1), ([1.0, 0.5] * 15, [0.5, 1.0] * 15, 0)):
+def test_the_command_fails_where_the_first_is_worse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for first, second, code in (([0.0] * 40 + [1.0], [1.0] * 40 + [0.5], 1), ([1.0, 0.5] * 20, [0.5, 1.0] * 20, 0)):
         write_json(rows(first, second), tmp_path / "rows.json")
-        monkeypatch.setattr(sys, "argv", ["recall", "--rows", str(tmp_path / "rows.json")])
+        monkeypatch.setattr(sys, "argv", ["recall", str(tmp_path / "rows.json")])
         assert recall.main() == code
-        assert ("worse" if code else "no difference beyond noise") in capsys.readouterr().out
+        assert ("worse" if code else "no different beyond noise") in capsys.readouterr().out

@@ -1,65 +1,112 @@
-"""Intervals against known cases: closed forms, coverage on simulated questions, and samples without spread."""
+"""Intervals against known cases: closed forms, exact coverage of small samples, and samples without spread."""
 
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from reports.statistics import (
+    Interval,
+    compare,
     difference,
     gain,
     loss,
     macro_interval,
+    mcnemar,
     mean_interval,
+    quadratic_kappa,
+    rank_correlation,
     ratio,
     slope_interval,
-    wilson,
 )
 
-
-def test_wilson_is_scipys() -> None:
-    for right, n in ((0, 5), (3, 7), (94, 96), (96, 96)):
-        expected = stats.binomtest(right, n).proportion_ci(method="wilson")
-        assert wilson(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+CORNERS = [(1.0, 1.0), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)]
 
 
-def test_wilson_refuses_what_is_no_share() -> None:
-    with pytest.raises(ValueError, match="n=0"):
-        wilson(0.5, 0)
-    with pytest.raises(ValueError, match=r"1\.5"):
-        wilson(1.5, 10)
+def repeated(*counts: int) -> np.ndarray:
+    """Pairs: so many questions right on both sides, on the first alone, on the second alone, on neither."""
+    return np.repeat(CORNERS, counts, axis=0)
+
+
+@pytest.mark.parametrize("n", [5, 16, 32, 100])
+def test_exact_coverage_of_a_share(n: int) -> None:
+    found = [mean_interval([1.0] * right + [0.0] * (n - right)) for right in range(n + 1)]
+    low, high = np.array([(it.low, it.high) for it in found]).T
+    for chance in np.linspace(0.002, 0.998, 250):
+        likely = stats.binom.pmf(np.arange(n + 1), n, chance)
+        assert likely @ ((low <= chance) & (chance <= high)) >= (0.94 if n > 5 else 0.93)
+
+
+def test_exact_coverage_of_paired_shares() -> None:
+    """Every outcome of 12 questions: ratio and difference at 80 pairs of shares, constant sides among them."""
+    n = 12
+    outcomes = [(a, b, c, n - a - b - c) for a, b, c in product(range(n + 1), repeat=3) if a + b + c <= n]
+    counts = np.array(outcomes)
+    tables = [repeated(*outcome) for outcome in outcomes]
+    found = {statistic: [statistic(table) for table in tables] for statistic in (difference, ratio)}
+    ends = {statistic: np.array([(it.low, it.high) for it in those]).T for statistic, those in found.items()}
+    for second, share, apart in product((0.5, 0.8, 0.9, 0.99, 1.0), (1.0, 0.99, 0.9, 0.7), (0.0, 0.3, 0.6, 1.0)):
+        first = second * share
+        both = first * second * apart + min(first, second) * (1 - apart)  # independent to nested
+        chances = np.array([both, first - both, second - both, 1 - first - second + both]).clip(0)
+        likely = stats.multinomial.pmf(counts, n, chances / chances.sum())
+        for statistic, truth in ((difference, first - second), (ratio, share)):
+            low, high = ends[statistic]
+            assert likely @ ((low <= truth + 1e-9) & (truth - 1e-9 <= high)) >= 0.93
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.5])
-def test_a_mean_without_spread_is_not_certain(value: float) -> None:
-    found = mean_interval([value] * 96)
-    assert found.method == "Wilson"
+@pytest.mark.parametrize("n", [1, 2, 96, 4096])
+def test_a_mean_without_spread_is_not_certain(value: float, n: int) -> None:
+    found = mean_interval([value] * n)
     assert found.low <= found.value == value <= found.high
-    assert found.high - found.low > 0.03
+    assert 3 / n < max(value - found.low, found.high - value) * max(1, n / 3) or found.high - found.low > 3 / (n + 4)
 
 
-def test_bootstrap_of_a_mean_is_the_normal_interval_for_many_questions() -> None:
-    values = np.random.default_rng(0).choice([0, 0.25, 0.5, 0.75, 1.0], size=2000)
-    found = mean_interval(values)
-    margin = 1.96 * values.std() / math.sqrt(len(values))
-    assert found.method == "bootstrap"
-    assert (found.low, found.high) == pytest.approx((found.value - margin, found.value + margin), abs=1.5e-3)
+@pytest.mark.parametrize("n", [2, 16, 128, 2048])
+def test_nothing_disagrees_and_nothing_is_certain(n: int) -> None:
+    pairs = repeated(n, 0, 0, 0)
+    for found in (difference(pairs), loss(pairs), gain(pairs), ratio(pairs)):
+        assert found.high - found.low > 3 / n
+    assert difference(pairs).low == -difference(pairs).high  # neither side is favoured
+    assert loss(pairs).high < 1 and loss(pairs).low < 0
 
 
-def test_resampling_distinct_values_is_resampling_questions() -> None:
-    values = np.repeat([0.0, 0.25, 1.0], [3, 9, 28])
+def test_two_questions_say_nothing() -> None:
+    lost = loss(repeated(1, 0, 0, 1))
+    assert lost.low < -5 and lost.high > 0.9
+
+
+def test_three_of_five_wins_prove_nothing() -> None:
+    pairs = repeated(1, 3, 0, 1)
+    assert difference(pairs).low < 0 < difference(pairs).value
+    assert mcnemar(pairs) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0, 0), (1, 0), (6, 0), (9, 2), (3, 3)])
+def test_mcnemar_is_the_sign_test(wins: int, losses: int) -> None:
+    extreme = min(wins, losses)
+    tail = sum(math.comb(wins + losses, k) for k in range(extreme + 1)) / 2 ** (wins + losses)
+    assert mcnemar(repeated(4, wins, losses, 1)) == pytest.approx(min(1, 2 * tail))
+    assert mcnemar(np.array([[0.5, 1.0]])) is None
+
+
+def test_many_questions_give_the_normal_interval() -> None:
+    values = np.random.default_rng(0).choice([0, 0.25, 0.5, 0.75, 1.0], size=4000)
+    found, margin = mean_interval(values), 1.96 * values.std() / math.sqrt(len(values))
+    assert (found.low, found.high) == pytest.approx((found.value - margin, found.value + margin), abs=3e-4)
+
+
+def test_what_varies_little_is_known_well_and_a_rare_failure_is_not_forgotten() -> None:
     generator = np.random.default_rng(1)
-    means = generator.choice(values, size=(20_000, len(values))).mean(axis=1)
-    found = mean_interval(values)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.008)
-
-
-def test_the_same_data_give_the_same_interval() -> None:
-    values = np.random.default_rng(2).random(50)
-    assert mean_interval(values) == mean_interval(list(values))
+    steady = mean_interval(0.7 + 0.05 * generator.random(64))
+    assert steady.high - steady.low < 0.012
+    rare = mean_interval([1.0] * 60 + [0.75] * 2)
+    assert rare.low < 1 - 3 / 62  # of 62 questions the one in twenty that is wholly wrong may be missing
 
 
 def test_points_of_a_judge_keep_their_scale() -> None:
@@ -68,65 +115,35 @@ def test_points_of_a_judge_keep_their_scale() -> None:
     assert 0 < found.low < 3.5 < found.high <= 5
 
 
-@pytest.mark.parametrize("values", [[], [0.2, 1.2], [-0.1]])
+@pytest.mark.parametrize("values", [[], [0.2, 1.2], [-0.1], [math.nan, 0.5]])
 def test_values_outside_the_scale_are_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="expected values"):
         mean_interval(values)
-
-
-@pytest.mark.parametrize(("chance", "n"), [(0.5, 40), (0.9, 96), (0.98, 96)])
-def test_coverage_of_a_share(chance: float, n: int) -> None:
-    generator = np.random.default_rng(3)
-    found = [mean_interval((generator.random(n) < chance).astype(float)) for _ in range(400)]
-    assert np.mean([interval.low <= chance <= interval.high for interval in found]) >= 0.92
-
-
-def test_coverage_of_a_paired_loss() -> None:
-    # after is right only where before was and another draw succeeds: a true loss of 10 %
-    generator, hits = np.random.default_rng(4), 0
-    for _ in range(200):
-        before = generator.random(128) < 0.8
-        after = before & (generator.random(128) < 0.9)
-        found = loss(np.column_stack([after, before]).astype(float))
-        hits += found.low <= 0.1 <= found.high
-    assert hits / 200 >= 0.91
-
-
-def test_coverage_of_a_macro_mean_with_tasks_at_the_ceiling() -> None:
-    # the bootstrap alone would take the tasks without a wrong answer as certain
-    generator, chances, hits = np.random.default_rng(5), (0.995, 0.995, 0.99, 0.7), 0
-    for _ in range(200):
-        found = macro_interval([(generator.random(60) < chance).astype(float) for chance in chances])
-        hits += found.low <= np.mean(chances) <= found.high
-    assert hits / 200 >= 0.92
 
 
 def test_pairing_narrows_the_interval_of_a_difference() -> None:
     first = (np.random.default_rng(6).random(300) < 0.6).astype(float)
     second = first.copy()
     second[:15] = 0
-    paired = difference(np.column_stack([first, second]))
-    alone = mean_interval(first)
-    assert paired.method == "paired bootstrap"
+    paired, alone = difference(np.column_stack([first, second])), mean_interval(first)
     assert paired.low > 0
     assert paired.high - paired.low < (alone.high - alone.low) / 2
 
 
-def test_a_side_without_spread_is_combined_and_not_taken_as_certain() -> None:
-    ones = np.ones((96, 2))
-    found = difference(ones)
-    assert found.method == "two intervals combined"
-    assert found.low < -0.03 and found.value == 0 and found.high > 0.03
-    lost = loss(ones)
-    assert lost.low < 0 == lost.value < lost.high
+def test_a_constant_side_is_not_known() -> None:
+    first = np.array([1.0] * 27 + [0.0] * 3)
+    alone, beside_ones = mean_interval(first), difference(np.column_stack([first, np.ones(30)]))
+    assert beside_ones.low == pytest.approx(alone.low - 1, abs=1e-6)
+    assert beside_ones.high - beside_ones.low >= alone.high - alone.low
 
 
 def test_ratio_over_nothing_is_infinite_with_a_finite_lower_end() -> None:
-    pairs = np.column_stack([np.repeat([1.0, 0.0], [80, 20]), np.zeros(100)])
-    found = ratio(pairs)
+    found = ratio(repeated(0, 80, 0, 20))
     assert found.value == math.inf == found.high
     assert 10 < found.low < math.inf
-    assert math.isnan(ratio(np.zeros((10, 2))).value)
+    nothing = ratio(np.zeros((10, 2)))
+    assert math.isnan(nothing.value) and (nothing.low, nothing.high) == (0, math.inf)
+    assert ratio(repeated(0, 0, 80, 20)).low == 0
 
 
 def test_gain_and_loss_are_the_ratio_in_other_words() -> None:
@@ -135,6 +152,9 @@ def test_gain_and_loss_are_the_ratio_in_other_words() -> None:
     quotient, more, less = ratio(pairs), gain(pairs), loss(pairs)
     assert (more.value, more.low, more.high) == pytest.approx((quotient.value - 1, quotient.low - 1, quotient.high - 1))
     assert (less.value, less.low, less.high) == pytest.approx((1 - quotient.value, 1 - quotient.high, 1 - quotient.low))
+    turned = ratio(pairs[:, ::-1])
+    assert (turned.low, turned.high) == pytest.approx((1 / quotient.high, 1 / quotient.low), rel=1e-6)
+    assert compare("loss", pairs).high == pytest.approx(100 * less.high)
 
 
 def test_strata_count_equally_whatever_their_size() -> None:
@@ -149,31 +169,85 @@ def test_strata_count_equally_whatever_their_size() -> None:
     assert found.n == 503
 
 
-def test_groups_widen_the_interval_when_their_questions_agree() -> None:
-    generator = np.random.default_rng(9)
+def test_tasks_of_unequal_difficulty_do_not_widen_their_mean() -> None:
+    tasks = [[1.0] * 30 + [0.0] * 2, [1.0] * 2 + [0.0] * 30]
+    unequal, pooled = macro_interval(tasks), mean_interval(np.concatenate(tasks))
+    assert unequal.high - unequal.low < 0.7 * (pooled.high - pooled.low)
+    ceiling = macro_interval([[1.0] * 32] * 8)
+    assert 0.985 < ceiling.low < 1 - 3 / 256
+
+
+def test_heads_widen_the_interval_when_their_questions_agree() -> None:
     groups = np.repeat(np.arange(12), 20)
-    values = np.clip(np.repeat(generator.random(12), 20) + generator.normal(0, 0.02, 240), 0, 1)
-    alone, clustered = mean_interval(values), mean_interval(values, groups)
-    assert clustered.value == alone.value
-    assert clustered.high - clustered.low > 3 * (alone.high - alone.low)
-    pairs = np.column_stack([values, np.full(240, 0.5) + generator.normal(0, 0.01, 240)])
-    assert difference(pairs, groups).high > difference(pairs).high
+    agreeing = np.repeat(np.tile([1.0, 0.0, 1.0], 4), 20)
+    pairs = np.column_stack([agreeing, np.ones(240)])
+    for statistic in (loss, difference, ratio, gain):
+        alone, clustered = statistic(pairs), statistic(pairs, groups)
+        assert clustered.value == pytest.approx(alone.value)
+        assert clustered.high - clustered.low > 2.5 * (alone.high - alone.low)
+    assert clustered.units == 12 and "12 heads" in clustered.method
+    assert mean_interval(agreeing, groups=groups).low < mean_interval(agreeing).low - 0.1
+    assert macro_interval([agreeing, agreeing], [groups, None]).units == 252
+
+
+def test_few_heads_are_wide_and_one_head_is_not_many_questions() -> None:
+    right = [1.0] * 60 + [0.0] * 4
+    widths = [it.high - it.low for it in (mean_interval(right, groups=np.arange(64) * k // 64) for k in (2, 4, 8, 64))]
+    assert widths == sorted(widths, reverse=True)
+    one, alone = mean_interval(right, groups=["head0"] * 64), mean_interval(right)
+    assert one.units == 1 and one.high - one.low > 1.5 * (alone.high - alone.low)
 
 
 def test_slope_of_a_power_law() -> None:
     sizes = np.array([16384, 65536, 262144, 1_000_000])
-    noise = np.array([1.02, 0.97, 1.01, 1.0])
-    found = slope_interval(sizes, 3e-6 * sizes**0.8 * noise)
+    found = slope_interval(sizes, 3e-6 * sizes**0.8 * np.array([1.02, 0.97, 1.01, 1.0]))
     assert found.low < 0.8 < found.high
     assert found.value == pytest.approx(0.8, abs=0.02)
 
 
-@pytest.mark.parametrize("costs", [[1.0, 2.0], [1.0, 0.0, 2.0]])
+@pytest.mark.parametrize("digit", [-1e-12, 0.0, 1e-12])
+def test_a_last_digit_decides_nothing(digit: float) -> None:
+    sizes = np.array([16384, 65536, 262144, 1_000_000])
+    found = slope_interval(sizes, sizes ** (1 + digit))
+    assert found.low < 0.99 and 1.0 < found.high < 1.05
+    constant = slope_interval(sizes, np.full(4, 0.3))
+    assert constant.value == pytest.approx(0) and -0.05 < constant.low < 0 < constant.high < 0.05
+
+
+def test_repeated_timings_that_lie_apart_widen_a_slope() -> None:
+    sizes, noise = np.array([1e4, 1e5, 1e6]), np.exp([-0.4, 0.4])
+    found = slope_interval(np.repeat(sizes, 2), np.outer(sizes, noise).ravel())
+    assert found.value == pytest.approx(1) and found.high - found.low > 0.2
+    assert (found.n, found.units) == (6, 3)
+
+
+@pytest.mark.parametrize("costs", [[1.0, 2.0], [1.0, 0.0, 2.0], [1.0, math.nan, 2.0], [1.0, math.inf, 2.0]])
 def test_a_slope_needs_three_positive_points(costs: list[float]) -> None:
     with pytest.raises(ValueError, match="three points"):
         slope_interval(range(1, len(costs) + 1), costs)
+    with pytest.raises(ValueError, match="three points"):
+        slope_interval([1, 1, 2, 2], [1, 2, 3, 4])  # two sizes
 
 
 def test_a_comparison_needs_questions() -> None:
     with pytest.raises(ValueError, match="both sides"):
         difference([np.empty((0, 2))])
+
+
+def test_agreement_of_judges() -> None:
+    x = np.array([0, 1, 2, 3, 4, 5, 5, 4, 3, 2, 1, 0] * 4, dtype=float)
+    same = np.column_stack([x, x])
+    for statistic in (quadratic_kappa, rank_correlation):
+        found = statistic(same)
+        assert found.value == pytest.approx(1) and found.low < 0.95 and found.high == pytest.approx(1)
+        opposite = statistic(np.column_stack([x, 5 - x]))
+        assert opposite.value == pytest.approx(-1) and opposite.high > -0.95
+        assert math.isnan(statistic(np.ones((9, 2))).value)
+    noisy = np.column_stack([x, np.random.default_rng(2).permutation(x)])
+    assert rank_correlation(noisy).value == pytest.approx(stats.spearmanr(*noisy.T).statistic)
+    assert rank_correlation(noisy).low < 0 < rank_correlation(noisy).high
+
+
+def test_an_interval_in_another_unit() -> None:
+    found = Interval(0.5, 0.4, 0.7, 10, "").scaled(-100, 100)
+    assert (found.value, found.low, found.high) == pytest.approx((50, 30, 60))

@@ -8,21 +8,23 @@ from collections.abc import Callable
 
 import pytest
 
-from configs.load import load
-from configs.tables import read_table, write_json, write_table
-from reports.evidence import NEEDLE_MEAN
+from msa_base.load import load
+from msa_base.stage_records import Audit, RunRecord
+from msa_base.tables import read_table, write_table
+from reports.evidence import NEEDLE_MEAN, SummaryRow
 from reports.summarise import summarise, unit
+from reports.tables import cells, costs
 
 
-def rows_of(tree) -> dict:
+def rows_of(tree) -> dict[tuple[str, str, str, str], SummaryRow]:
     """The summary by (system, task, context, metric)."""
-    return {(row["system"], row["task"], row["context"], row["metric"]): row for row in summarise(tree.evidence())}
+    return {(row.system, row.task, row.context, row.metric): row for row in summarise(tree.evidence())}
 
 
 @pytest.fixture(scope="module")
 def rows(evidence) -> dict:
     """The full tree's summary."""
-    return {(row["system"], row["task"], row["context"], row["metric"]): row for row in summarise(evidence)}
+    return {(row.system, row.task, row.context, row.metric): row for row in summarise(evidence)}
 
 
 @pytest.mark.parametrize(
@@ -45,9 +47,7 @@ def test_units(metric: str, expected: str) -> None:
 
 
 def test_every_cell_has_a_row(evidence, rows) -> None:
-    rows = rows
-    for cell in evidence.cells():
-        assert (*cell, "accuracy") in rows
+    assert evidence.cells() and all((*cell, "accuracy") in rows for cell in evidence.cells())
 
 
 def test_a_measured_cell(new_tree: Callable) -> None:
@@ -56,9 +56,9 @@ def test_a_measured_cell(new_tree: Callable) -> None:
     row = rows_of(tree)["msa", "two_hop", "16K", "accuracy"]
     scores = read_table("scores", tree.paths.cell("msa", "two_hop", "16K", 0) / "scores.parquet")
     values = [score["value"] for score in scores if score["metric"] == "accuracy"]
-    assert row["value"] == pytest.approx(sum(values) / len(values))
-    assert row["low"] < row["value"] < row["high"]
-    assert (row["n"], row["failures"], row["status"], row["unit"], row["context_tokens"]) == (
+    assert row.value == pytest.approx(sum(values) / len(values))
+    assert row.low < row.value < row.high
+    assert (row.n, row.failures, row.status, row.unit, row.context_tokens) == (
         48,
         1,
         "ok",
@@ -70,20 +70,20 @@ def test_a_measured_cell(new_tree: Callable) -> None:
 def test_an_expected_failure_is_null_with_its_questions(rows) -> None:
     row = rows["full_attention", "two_hop", "1M", "accuracy"]
     cap = load("tiny").systems["full_attention"].max_questions
-    assert (row["status"], row["n"], row["failures"]) == ("unsupported_context", 0, cap)
-    assert row["value"] is row["low"] is row["high"] is None
+    assert (row.status, row.n, row.failures) == ("unsupported_context", 0, cap)
+    assert row.value is row.low is row.high is None
 
 
 def test_a_cell_that_has_not_run_is_null_without_a_count(rows) -> None:
     row = rows["rag_bm25", "two_hop", "1M", "accuracy"]
-    assert (row["status"], row["n"], row["failures"], row["value"]) == ("not measured", 0, None, None)
+    assert (row.status, row.n, row.failures, row.value) == ("not measured", 0, None, None)
 
 
 def test_answers_without_scores_are_not_measured(new_tree: Callable) -> None:
     tree = new_tree()
     tree.cell("msa", "two_hop", "16K", 0.9)
-    (tree.paths.cell("msa", "two_hop", "16K", 0) / "scores.parquet").unlink()
-    assert rows_of(tree)["msa", "two_hop", "16K", "accuracy"]["status"] == "not measured"
+    (tree.paths.task("msa", "two_hop") / "scores.json").unlink()
+    assert rows_of(tree)["msa", "two_hop", "16K", "accuracy"].status == "not measured"
 
 
 def test_missing_values_are_counted_and_leave_the_mean(new_tree: Callable) -> None:
@@ -94,44 +94,43 @@ def test_missing_values_are_counted_and_leave_the_mean(new_tree: Callable) -> No
     lost = next(row for row in rows if row["metric"] == "citation_recall")
     lost["value"] = None
     write_table("scores", rows, path)
+    tree.seal_scores("msa", "two_hop")
     row = rows_of(tree)["msa", "two_hop", "16K", "citation_recall"]
-    assert (row["n"], row["failures"], row["value"]) == (47, 1, 1.0)
+    assert (row.n, row.failures, row.value) == (47, 1, 1.0)
 
 
 def test_seeds_are_pooled_by_question(new_tree: Callable) -> None:
     tree = new_tree(seeds=[0, 1])
     tree.cell("msa", "two_hop", "16K", 0.7, seed=0)
-    assert rows_of(tree)["msa", "two_hop", "16K", "accuracy"]["status"] == "not measured"
+    assert rows_of(tree)["msa", "two_hop", "16K", "accuracy"].status == "not measured"
     tree.cell("msa", "two_hop", "16K", 0.7, seed=1)
     row = rows_of(tree)["msa", "two_hop", "16K", "accuracy"]
-    assert (row["n"], row["status"]) == (48, "ok")
+    assert (row.n, row.status) == (48, "ok")
 
 
 def test_the_needle_mean(evidence, rows) -> None:
-    rows = rows
     needles = evidence.needle_tasks
     mean = rows["msa", NEEDLE_MEAN, "1M", "accuracy"]
     parts = [rows["msa", task, "1M", "accuracy"] for task in needles]
-    assert mean["value"] == pytest.approx(sum(row["value"] for row in parts) / 8)
-    assert mean["n"] == sum(row["n"] for row in parts)
-    assert mean["failures"] == sum(row["failures"] for row in parts)
-    widths = [row["high"] - row["low"] for row in parts]
-    assert mean["high"] - mean["low"] < min(widths)
+    assert mean.value == pytest.approx(sum(row.value for row in parts) / 8)
+    assert mean.n == sum(row.n for row in parts)
+    assert mean.failures == sum(row.failures for row in parts)
+    widths = [row.high - row.low for row in parts]
+    assert mean.high - mean.low < min(widths)
 
 
 def test_the_needle_mean_needs_all_eight(rows, new_tree: Callable) -> None:
     broken = rows["rag_dense", NEEDLE_MEAN, "1M", "accuracy"]
-    assert (broken["status"], broken["value"]) == ("out_of_memory", None)
+    assert (broken.status, broken.value) == ("out_of_memory", None)
     fewer = new_tree(tasks={"niah_prose_s1": 8, "scaling_facts": 8})
     assert not any(key[1] == NEEDLE_MEAN for key in rows_of(fewer))
 
 
 def test_latency_and_run_costs(rows) -> None:
-    rows = rows
     total = rows["msa", "scaling_facts", "16K", "latency/total_s/median"]
-    assert (total["value"], total["unit"], total["n"], total["low"]) == (pytest.approx(0.02), "s", 4, None)
-    assert rows["full_attention", "scaling_facts", "1M", "latency/total_s/median"]["status"] == "unsupported_context"
-    assert rows["msa", "two_hop", "16K", "wall_s"]["value"] == 42.0
+    assert (total.value, total.unit, total.n, total.low) == (pytest.approx(0.02), "s", 4, None)
+    assert rows["full_attention", "scaling_facts", "1M", "latency/total_s/median"].status == "unsupported_context"
+    assert rows["msa", "two_hop", "16K", "wall_s"].value == 42.0
 
 
 def command(tree, *extra: str) -> subprocess.CompletedProcess:
@@ -159,9 +158,37 @@ def test_a_broken_file_is_one_message_and_exit_2(new_tree: Callable) -> None:
     assert not tree.paths.summary.exists()
 
 
-def test_an_unknown_status_is_kept_as_it_is(new_tree: Callable) -> None:
+def test_a_timeout_is_kept_as_it_is(new_tree: Callable) -> None:
     tree = new_tree()
     tree.run("msa", "two_hop", "16K", "timeout")
-    write_json({"status": "timeout", "reason": "too slow"}, tree.paths.cell("msa", "two_hop", "16K", 0) / "run.json")
     row = rows_of(tree)["msa", "two_hop", "16K", "accuracy"]
-    assert (row["status"], row["failures"]) == ("timeout", 48)
+    assert (row.status, row.failures) == ("timeout", 48)
+
+
+def test_a_cell_whose_predictions_were_cut_is_refused(new_tree: Callable) -> None:
+    tree = new_tree()
+    tree.cell("msa", "two_hop", "16K", 0.9)
+    predictions = tree.paths.cell("msa", "two_hop", "16K", 0) / "predictions.jsonl"
+    predictions.write_text("".join(predictions.read_text().splitlines(keepends=True)[:3]))
+    done = command(tree, "reports.summarise")
+    assert done.returncode == 2 and str(predictions) in done.stderr and not tree.paths.summary.exists()
+
+
+def test_what_replies_lost_is_shown_by_cell_and_in_all(new_tree: Callable) -> None:
+    tree = new_tree(tasks={"scaling_facts": 16}, contexts=["16K"], systems=["msa"])
+    tree.cell("msa", "scaling_facts", "16K", 0.5)
+    path = tree.paths.cell("msa", "scaling_facts", "16K", 0) / "run.json"
+    usage = {
+        "reader": {"requests": 3, "cost_usd": None, "lost": {"empty_reply": 2}, "repaired": {"thinking_removed": 1}},
+        "store": {"lost": {"no_json_list": 1}, "repaired": {}},
+    }
+    audit = Audit(checked=1, problems={})
+    RunRecord.open(path).model_copy(update={"usage": usage, "audit": audit}).write(path)
+    evidence = tree.evidence()
+    table = cells.statuses(evidence)
+    row = dict(zip([column.name for column in table.columns], table.rows[0], strict=True))
+    assert row["replies_lost"] == "2 empty reply (reader); 1 no json list (store)"
+    assert row["replies_repaired"] == "1 thinking removed (reader)"
+    assert "lost of replies: 2 empty reply (reader)" in cells.prompts(evidence)
+    (spent,) = costs.time(evidence).rows
+    assert spent[4:] == (3, None)  # requests and dollars are those of served models alone

@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
-from configs.tables import write_table
-from tasks import sources, vocabulary
-from tasks.base import CorpusModule, CorpusRequest, Tail, TaskRequest
-from tasks.prepare import write_corpus
+from msa_base.tables import write_table
+from tasks.base import CorpusRequest, TaskRequest
+from tasks.parts.tail import Tail
+from tasks.stages import sources, vocabulary
+from tasks.stages.prepare import write_corpus
 
 CONTEXTS = {"4K": 4096, "16K": 16384}
 
@@ -45,9 +47,16 @@ class Maker:
 
     def corpus(self, name: str, num_tokens: int, **params: Any) -> CorpusRequest:
         """A corpus request."""
-        return CorpusRequest(name, params, f"tasks.yaml: corpora: {name}", self.tokenizer, self.prose, num_tokens)
+        return CorpusRequest(
+            name=name,
+            params=params,
+            where=f"tasks.yaml: corpora: {name}",
+            tokenizer=self.tokenizer,
+            prose=self.prose,
+            num_tokens=num_tokens,
+        )
 
-    def tail(self, module: CorpusModule, name: str, num_tokens: int, **params: Any) -> Tail:
+    def tail(self, module: ModuleType, name: str, num_tokens: int, **params: Any) -> Tail:
         """A corpus written once a session."""
         path = self.root / f"{name}-{num_tokens}" / "corpus.parquet"
         if not path.exists():
@@ -89,7 +98,7 @@ def documents_of() -> Callable:
     """From (tail, cell, question) to all documents by id, as a system sees them."""
 
     def documents(tail: Tail, cell: Any, question: Any) -> dict[int, Any]:
-        from configs.records import CorpusView, Overlay
+        from msa_base.records import CorpusView, Overlay
 
         base = tail.take(set(range(cell.base_documents)))
         overlays = {name: Overlay(name, tuple(added)) for name, added in cell.overlays.items()}

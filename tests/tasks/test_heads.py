@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import random
 import re
+from functools import partial
 from itertools import islice
 
 import pytest
 
-from configs.errors import UserError
-from tasks import multihop, scaling, wording
+from msa_base.errors import UserError
+from tasks import agent_history, aggregate, editing, multihop, persona, scaling, summary
+from tasks.parts import heads, wording
 
 KINDS = {"scaling": scaling, "multihop": multihop}
 NAME = re.compile(r"\b[A-Z][a-z]+ [A-Z][a-z]+\b")
@@ -69,7 +74,7 @@ def test_entities_of_heads_tails_and_training_are_disjoint(prepared) -> None:
 
 def test_siblings_share_the_entity_and_halves(make) -> None:
     tail = make.tail(scaling, "scaling", 16384)
-    (head, _) = scaling.make_heads(make.task("s", tail, 20, **PARAMS), scaling.HeadSpec(**PARAMS), scaling.fact_head)
+    (head, _) = heads.make_heads(make.task("s", tail, 20, **PARAMS), heads.HeadParams(**PARAMS), scaling.fact_head)
     names = set()
     for ask in head.asks:
         gold = head.documents[ask.documents[0]].text
@@ -113,3 +118,23 @@ def test_too_many_questions_for_a_head(make) -> None:
 def test_a_pool_of_names_that_runs_out(make) -> None:
     with pytest.raises(UserError, match="raise 'adjectives' or 'nouns'"):
         list(scaling.make_corpus(make.corpus("scaling", 200_000, adjectives=10, nouns=20)))
+
+
+@pytest.mark.parametrize(
+    ("make_head", "digest"),
+    [
+        (scaling.fact_head, "91cdd31b1293"),
+        (multihop.chain_head, "7c3d3364f4ba"),
+        (partial(agent_history.history_head, 12), "bb60bf0cca41"),
+        (partial(persona.persona_head, 3), "7f4bf9e17efa"),
+        (partial(aggregate.count_head, 8), "b84efa751f51"),
+        (partial(aggregate.compare_head, 3), "1c325756ffd0"),
+        (partial(summary.summary_head, 2), "16a0aad017f2"),
+        (partial(editing.dated_head, 3), "5cd608099370"),
+    ],
+)
+def test_sentences_and_questions_are_those_of_published_results(make_head, digest) -> None:
+    """Another digest means other questions: results before and after it compare no more."""
+    sentences, asks = heads.joined(make_head(120, random.Random(0)))
+    made = json.dumps([sentences, [vars(ask) for ask in asks]])
+    assert hashlib.sha256(made.encode()).hexdigest()[:12] == digest

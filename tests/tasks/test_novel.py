@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from configs.errors import UserError
+from msa_base.errors import UserError
 from tasks import novel
-from tasks.base import Tail, UnavailableData
-from tasks.prepare import write_corpus
+from tasks.parts.tail import Tail, UnavailableData
+from tasks.stages.prepare import write_corpus
 
 PEOPLE = ("Anna", "Boris", "Clara")
 HEADER = "The Project Gutenberg EBook of X\n*** START OF THIS PROJECT GUTENBERG EBOOK X ***\n"
@@ -18,7 +18,10 @@ HEADER = "The Project Gutenberg EBook of X\n*** START OF THIS PROJECT GUTENBERG 
 
 def story(number: int) -> str:
     """Sentences that each name one person inside, and distinct otherwise."""
-    texts = [f"On day {place} the old miller gave {PEOPLE[place % 3]} a sack of flour number {place} ." for place in range(number)]
+    texts = [
+        f"On day {place} the old miller gave {PEOPLE[place % 3]} a sack of flour number {place} ."
+        for place in range(number)
+    ]
     return HEADER + " ".join(texts) + " *** END OF THIS PROJECT GUTENBERG EBOOK X *** Donate to Zelda now ."
 
 
@@ -28,7 +31,10 @@ def data(tmp_path):
     (tmp_path / "novels").mkdir()
     (tmp_path / "novels" / "miller.txt").write_text(story(150))
     (tmp_path / "narrativeqa").mkdir()
-    rows = [{"idx": f"b_{n}", "title": "The Project Gutenberg EBook of Y", "text": f"It was Dmitri {n} times ."} for n in (10, 9, 2)]
+    rows = [
+        {"idx": f"b_{n}", "title": "The Project Gutenberg EBook of Y", "text": f"It was Dmitri {n} times ."}
+        for n in (10, 9, 2)
+    ]
     rows.append({"idx": "c_0", "title": "A Script", "text": "INT. KITCHEN"})
     (tmp_path / novel.STORIES).write_text(json.dumps(rows))
     return tmp_path
@@ -71,7 +77,7 @@ def test_a_context_beyond_the_novels_is_unavailable(make, data) -> None:
 def test_a_machine_without_novels_says_how_to_fetch_one(make, tmp_path) -> None:
     with pytest.raises(UnavailableData, match=rf"curl -L \S+ -o {tmp_path}/novels/"):
         list(novel.make_corpus(replace(make.corpus("novels", 4096), data=tmp_path)))
-    with pytest.raises(UnavailableData, match="set its key 'data'"):
+    with pytest.raises(UnavailableData, match="give --data"):
         list(novel.make_corpus(make.corpus("novels", 4096)))
 
 

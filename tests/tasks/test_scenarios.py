@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 
-from configs.errors import UserError
-from configs.records import Answer
-from tasks import agent_history, aggregate, editing, multihop, persona, scaling, score, summary
+from msa_base.errors import UserError
+from msa_base.records import Answer
+from tasks import agent_history, aggregate, editing, multihop, persona, scaling, summary
+from tasks.stages import score
 
 SIZES = {"8K": 8192, "16K": 16384}
 HEAD = {"replicates": 2, "head_tokens": 5000}
@@ -73,7 +74,7 @@ def test_edits_need_a_tail_that_carries_facts(make) -> None:
     chains = make.tail(multihop, "multihop", 16384)
     with pytest.raises(UserError, match="name a corpus of kind scaling"):
         cells(make, editing, "replaced", chains, 12, change="replaced")
-    with pytest.raises(UserError, match="'change' must be one of replaced, removed, dated"):
+    with pytest.raises(UserError, match=r"'change' must be .*replaced.*removed.*dated.*, found 'renamed'"):
         cells(make, editing, "replaced", chains, 12, change="renamed")
 
 

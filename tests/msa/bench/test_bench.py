@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from configs.errors import UserError
 from msa.bench import __main__ as command
 from msa.bench import deficit, measure, peers
-from msa.bench.cells import COLUMNS, Cell, grid, necessary
+from msa.bench.measure import COLUMNS, BenchCase, grid, necessary
 from msa.ops import reference
+from msa_base.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -38,11 +36,13 @@ def test_every_way_to_route_finds_the_same_documents(questions, tokens, chunks):
 
 def test_few_documents_are_no_obstacle():
     task = peers.Task.random(9, 1, 2, CPU)
-    assert {tuple(sorted(make()()[0, :3].tolist())) for name, make in peers.ways(task, 1).items() if name[0] != "compiled"} == {(0, 1, 2)}
+    assert {
+        tuple(sorted(make()()[0, :3].tolist())) for name, make in peers.ways(task, 1).items() if name[0] != "compiled"
+    } == {(0, 1, 2)}
 
 
 def test_necessary_work_is_counted_once():
-    cell = Cell("1M", 32, 8, "cold")
+    cell = BenchCase("1M", 32, 8, "cold")
     assert cell.chunks == 15_625
     assert necessary(cell, "bfloat16") == (15_625 * 1024 * 2 + 256 * 4096, 2 * 256 * 15_625 * 1024)
     assert necessary(cell, "int8")[0] == 15_625 * 1028 + 256 * 4096
@@ -50,7 +50,7 @@ def test_necessary_work_is_counted_once():
 
 def test_the_grid_keeps_to_memory_and_has_no_cell_twice():
     cells = grid(full=False, quick=False, free_bytes=10**9)
-    assert cells[0] == Cell("1M", 32, 1, "cold") and {cell.context for cell in cells} == {"16K", "128K", "1M"}
+    assert cells[0] == BenchCase("1M", 32, 1, "cold") and {cell.context for cell in cells} == {"16K", "128K", "1M"}
     assert len(set(cells)) == len(cells) and {(c.question_tokens, c.batch) for c in cells if c.context == "1M"} == {
         (tokens, batch) for tokens in (32, 256) for batch in (1, 8, 64)
     }
@@ -61,16 +61,28 @@ def test_a_row_holds_every_column_and_ceilings_are_this_machines(monkeypatch):
     monkeypatch.setattr(measure, "READ_BYTES", 1 << 20)
     monkeypatch.setattr(measure, "MATMUL", 128)
     threads = torch.get_num_threads()
-    options = {"device": "cpu", "threads": 1, "seconds": 0.05, "repetitions": 3, "only": "b"}  # folded and ours, bfloat16
+    options = {
+        "device": "cpu",
+        "threads": 1,
+        "seconds": 0.05,
+        "repetitions": 3,
+        "only": "b",
+    }  # folded and ours, bfloat16
     try:
-        rows = measure.measure(Cell("16K", 32, 1, "cold"), {("compiled", "bfloat16"), ("compiled", "float32"), ("compiled", "int8")}, options)
+        rows = measure.measure(
+            BenchCase("16K", 32, 1, "cold"),
+            {("compiled", "bfloat16"), ("compiled", "float32"), ("compiled", "int8")},
+            options,
+        )
     finally:
         torch.set_num_threads(threads)
     assert {row["peer"] for row in rows} == {"eager", "first_pass", "folded", "ours"}
     for row in rows:
         assert set(row) == set(COLUMNS) and row["status"] == "ok" and 1 <= row["n"] <= 3
         assert 0 < row["median_s"] <= row["p90_s"] and row["bandwidth_bytes_per_s"] > 1e6
-        assert row["bandwidth_share"] == pytest.approx(row["necessary_bytes"] / row["median_s"] / row["bandwidth_bytes_per_s"])
+        assert row["bandwidth_share"] == pytest.approx(
+            row["necessary_bytes"] / row["median_s"] / row["bandwidth_bytes_per_s"]
+        )
 
 
 def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
@@ -80,7 +92,14 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
         asked.append((cell.cache, set(done)))
         if cell.cache == "warm" and len(asked) == 2:
             return -9
-        shown = {"context": cell.context, "question_tokens": 32, "batch": 1, "cache": cell.cache, "peer": "ours", "dtype": "int8"}
+        shown = {
+            "context": cell.context,
+            "question_tokens": 32,
+            "batch": 1,
+            "cache": cell.cache,
+            "peer": "ours",
+            "dtype": "int8",
+        }
         return [] if ("ours", "int8") in done else [shown | {"status": "ok"}]
 
     monkeypatch.setattr(command, "in_process", fake)
@@ -89,7 +108,10 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     assert [row["status"] for row in command.read(out)] == ["ok", "killed by signal 9, as when memory runs out"]
     command.routing(cells, out, {})
     assert asked[2:] == [("cold", {("ours", "int8")}), ("warm", set())]
-    assert [(row["cache"], row["peer"], row["status"]) for row in command.read(out)] == [("cold", "ours", "ok"), ("warm", "ours", "ok")]
+    assert [(row["cache"], row["peer"], row["status"]) for row in command.read(out)] == [
+        ("cold", "ours", "ok"),
+        ("warm", "ours", "ok"),
+    ]
     monkeypatch.setattr(command, "in_process", lambda *given: 1)
     with pytest.raises(UserError, match="its own message stands above"):
         command.routing(cells, out, {})
@@ -98,23 +120,35 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
         command.read(out)
 
 
-def test_the_quick_command_writes_its_rows(tmp_path):
-    arguments = ["--quick", "--only", "ours bfloat16", "--threads", "1", "--model", str(tmp_path), "--out", str(tmp_path / "out")]
-    done = subprocess.run([sys.executable, "-m", "msa.bench", *arguments], capture_output=True, text=True, cwd=Path(__file__).parents[3])
-    assert done.returncode == 0, done.stderr
-    assert "engine: not measured" in done.stdout
-    rows = list(csv.DictReader((tmp_path / "out" / "routing.csv").open()))
+def test_the_quick_command_writes_its_rows(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "READ_BYTES", 1 << 20)
+    monkeypatch.setattr(measure, "MATMUL", 128)
+    monkeypatch.setattr(command, "in_process", measure.measure)
+    out, threads = tmp_path / "out", torch.get_num_threads()
+    words = ["--quick", "--only", "ours bfloat16", "--threads", "1", "--model", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["msa.bench", *words])
+    try:
+        assert command.main() == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert "engine: not measured" in capsys.readouterr().out
+    rows = list(csv.DictReader((out / "routing.csv").open()))
     assert [(row["peer"], row["dtype"], row["cache"], row["status"]) for row in rows] == [
         ("ours", "bfloat16", cache, "ok") for cache in ("cold", "warm")
     ]
-    assert float(rows[0]["deficit"]) < 1e-3 and "chunk_scores" in (tmp_path / "out" / "machine.json").read_text()
+    assert float(rows[0]["deficit"]) < 1e-3 and "chunk_scores" in (out / "machine.json").read_text()
 
 
-def test_without_a_gpu_the_gpu_command_says_so():
-    if torch.cuda.is_available():
-        return
-    done = subprocess.run([sys.executable, "-m", "msa.bench", "--gpu"], capture_output=True, text=True, cwd=Path(__file__).parents[3])
-    assert done.returncode == 2 and "torch finds no CUDA device here" in done.stderr
+def test_a_cell_has_a_process_of_its_own():
+    options = {"device": "cpu", "threads": 1, "seconds": 0.05, "repetitions": 1, "only": "no such peer"}
+    assert measure.in_process(BenchCase("16K", 32, 1, "cold"), set(), options) == []
+
+
+def test_without_a_gpu_the_gpu_command_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["msa.bench", "--gpu"])
+    with pytest.raises(UserError, match="torch finds no CUDA device here"):
+        command.main()
 
 
 def test_exact_routing_has_the_deficit_of_its_stored_keys_alone():

@@ -1,4 +1,6 @@
-"""Every operation equals its oracle in every implementation that a processor can run, kernels in triton's interpreter."""
+"""Every operation equals its oracle in every implementation that a processor can run, kernels in triton's
+interpreter.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def test_an_operation_equals_its_oracle(name):
 
 def test_nothing_is_left_out():
     operations = {(name.split()[0], name.split()[1]) for name in CASES}
-    expected = {(operation, name) for operation, names in dispatch.OPERATIONS.items() for name in names if name != "reference"}
+    expected = {
+        (operation, name) for operation, names in dispatch.OPERATIONS.items() for name in names if name != "reference"
+    }
     expected |= {("route", "cpu"), ("route", "triton")}
     if sys.platform != "linux":
         expected = {pair for pair in expected if pair[1] != "triton"}

@@ -9,10 +9,10 @@ import sys
 import pytest
 import torch
 
-from configs.errors import UserError
-from msa.keys import Keys
 from msa.ops import cpu, dispatch, native, reference
+from msa.ops.keys import Keys
 from msa.ops.route import Part, route
+from msa_base.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -56,16 +56,32 @@ def test_attention_with_a_gradient_is_the_reference():
     q, keys = torch.randn(1, 2, 2, 4, requires_grad=True), torch.randn(1, 2, 1, 4)
     bank, chunks = torch.randn(3, 1, 4), torch.tensor([[2]])
     for name in ("cpu", "triton"):
-        out = dispatch.attend_pieces(q, keys, keys, torch.ones(1, 2, dtype=torch.bool), bank, bank, chunks, implementation=name)
+        out = dispatch.attend_pieces(
+            q, keys, keys, torch.ones(1, 2, dtype=torch.bool), bank, bank, chunks, implementation=name
+        )
         assert torch.autograd.grad(out.sum(), q)[0].abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu", "triton"])
+def test_pieces_are_read_in_place_by_what_can_and_without_a_gradient(name, monkeypatch):
+    keys = torch.zeros(1, 1, 2, 64)
+    monkeypatch.setattr(dispatch, "_configured", name)
+    monkeypatch.setattr(cpu, "reads_in_place", lambda tokens, width: (tokens, width) == (1, 128))
+    assert dispatch.attends_in_place(keys, 1) == (name != "reference")
+    assert dispatch.attends_in_place(keys, 2) == (name == "triton")
+    assert not dispatch.attends_in_place(keys.requires_grad_(), 1)
 
 
 @pytest.mark.parametrize("name", ["reference", "cpu", "triton"])
 def test_shapes_that_do_not_fit_are_refused(name):
     folded, mask, keys = torch.randn(1, 3, 64), torch.ones(1, 3, dtype=torch.bool), torch.randn(5, 64)
-    for wrong in ((folded, mask[:, :2], keys), (folded, mask, keys[:, :32]), (folded, mask, keys.to(torch.int8), torch.ones(4))):
+    for wrong in (
+        (folded, mask[:, :2], Keys(keys)),
+        (folded, mask, Keys(keys[:, :32])),
+        (folded, mask, Keys(keys.to(torch.int8), torch.ones(4))),
+    ):
         with pytest.raises(ValueError, match="keys"):
-            dispatch.chunk_scores(*wrong, implementation=name)
+            dispatch.scores_with_error(*wrong, implementation=name)
     with pytest.raises(ValueError, match="documents"):
         dispatch.top_documents(torch.zeros(1, 5), torch.tensor([0, 5]), torch.tensor([1, 2]), 1, implementation=name)
 

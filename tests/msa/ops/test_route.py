@@ -7,9 +7,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from msa import router
-from msa.keys import Keys
+from msa.model import router
 from msa.ops import cpu, dispatch, reference
+from msa.ops.keys import Keys
 from msa.ops.native import native
 from msa.ops.route import Part, route
 
@@ -20,13 +20,26 @@ def shape_of_paper(questions=2, tokens=20, chunks=1500, seed=0):
     keys = router.normalise_keys(torch.randn(chunks, 8, 128, generator=rng))
     folded = router.fold_queries(torch.randn(questions, tokens, 32, 128, generator=rng), 8)
     offsets = torch.arange(0, chunks + 1, 3)
-    return folded, torch.ones(questions, tokens, dtype=torch.bool), keys, offsets, torch.randperm(len(offsets) - 1, generator=rng)
+    return (
+        folded,
+        torch.ones(questions, tokens, dtype=torch.bool),
+        keys,
+        offsets,
+        torch.randperm(len(offsets) - 1, generator=rng),
+    )
 
 
 @pytest.mark.parametrize("implementation", ["cpu", "reference"])
 @pytest.mark.parametrize(
     ("stored", "first"),
-    [("bfloat16", "int8"), ("bfloat16", None), ("int8", None), ("float32", "int8"), ("float32", None), ("float8", None)],
+    [
+        ("bfloat16", "int8"),
+        ("bfloat16", None),
+        ("int8", None),
+        ("float32", "int8"),
+        ("float32", None),
+        ("float8", None),
+    ],
 )
 def test_documents_are_those_of_float64_scores_at_paper_width(implementation, stored, first):
     folded, mask, keys, offsets, ids = shape_of_paper()
@@ -35,7 +48,9 @@ def test_documents_are_those_of_float64_scores_at_paper_width(implementation, st
     found = route(folded, mask, [Part(kept, offsets, ids, None, quick)], 16, implementation=implementation)
     true = reference.document_scores(reference.chunk_scores(folded.double(), mask, kept.exact()), offsets)
     assert torch.equal(found.scores, true.topk(16).values.float())
-    assert torch.equal(true.gather(1, found.place).float(), found.scores) and torch.equal(found.doc_ids, ids[found.place])
+    assert torch.equal(true.gather(1, found.place).float(), found.scores) and torch.equal(
+        found.doc_ids, ids[found.place]
+    )
     native_bfloat16 = cpu.variants(torch.empty(1, 1024, dtype=torch.bfloat16))[0] != "tiles"
     if stored != "float32" and implementation == "cpu" and native_bfloat16:
         assert 32 <= found.rescored <= 80  # few chunks are left in doubt by bfloat16 queries
@@ -47,9 +62,7 @@ def test_results_do_not_depend_on_parts(implementation):
     whole = Keys.store(keys, "bfloat16")
     together = route(folded, mask, [Part(whole, offsets, ids)], 7, implementation=implementation)
     cuts = [0, 4, 4, 25, 40]
-    parts = [
-        Part(whole[3 * a : 3 * b], offsets[a : b + 1] - 3 * a, ids[a:b]) for a, b in pairwise(cuts)
-    ]
+    parts = [Part(whole[3 * a : 3 * b], offsets[a : b + 1] - 3 * a, ids[a:b]) for a, b in pairwise(cuts)]
     apart = route(folded, mask, parts, 7, implementation=implementation)
     assert torch.equal(apart.doc_ids, together.doc_ids) and torch.equal(apart.scores, together.scores)
     assert torch.equal(torch.tensor(cuts)[apart.part] + apart.place, together.place)
@@ -66,7 +79,10 @@ def test_equal_documents_survive_rescoring_in_the_order_of_ids():
 @pytest.mark.parametrize("implementation", ["cpu", "reference"])
 def test_later_parts_are_rescored_only_where_they_can_still_win(implementation):
     folded, mask, keys, offsets, ids = shape_of_paper(questions=2, chunks=600)
-    strong, weak = (Part(Keys.store(keys[rows] * by, "int8"), offsets[:101], ids[:100]) for rows, by in ((slice(300), 1.0), (slice(300, 600), 0.3)))
+    strong, weak = (
+        Part(Keys.store(keys[rows] * by, "int8"), offsets[:101], ids[:100])
+        for rows, by in ((slice(300), 1.0), (slice(300, 600), 0.3))
+    )
     first, second = (route(folded, mask, [part], 4, implementation=implementation) for part in (strong, weak))
     both = route(folded, mask, [strong, weak], 4, implementation=implementation)
     assert both.rescored == first.rescored and second.rescored >= 8
@@ -96,7 +112,7 @@ def test_zero_rows_and_saturated_rows_are_stored():
     stored = Keys.store(keys, "int8")
     assert stored.scale.tolist() == [1.0, pytest.approx(5 / 127), 1.0]
     folded, mask = torch.zeros(1, 2, 64), torch.ones(1, 2, dtype=torch.bool)
-    assert dispatch.chunk_scores(folded, mask, stored.values, stored.scale).tolist() == [[0, 0, 0]]
+    assert dispatch.scores_with_error(folded, mask, stored)[0].tolist() == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])

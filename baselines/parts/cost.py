@@ -1,0 +1,74 @@
+"""What the systems' cost formulas share: weights, texts, and a reader that reads prompts and writes answers.
+
+Every cell is costed as if it ran alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from baselines.base import BATCH, NOT_ESTIMATED, Estimate, MemoryPart, PlannedCell, params_of
+from baselines.parts.reading import RagParams
+from msa.model import cost
+from msa.model.config import ModelConfig
+from msa.model.cost import Cost, Documents
+
+RECORD_BYTES = 20  # of a document in a corpus's columns, beside its text
+TEXT_COPIES = 3  # of a corpus's columns at most, while it is read (measured)
+TEMPLATE_TOKENS = 5  # head and tail around a question
+CACHE_COPIES = 2  # a session of some rows copies the cache of the whole one
+READER_BATCH_TOKENS = 16384  # padded prompt tokens that the common reader reads at once (msa.generation.reader)
+
+
+def weights(config: ModelConfig, dtype: str, name: str = "weights") -> MemoryPart:
+    """A model's weights, whole on every device."""
+    return MemoryPart(name, cost.weight_bytes(config, dtype), "device")
+
+
+def texts(*held: Documents) -> MemoryPart:
+    """Corpora as the drivers read them: columns of text, ids and lengths."""
+    size = sum(documents.text_bytes + RECORD_BYTES * len(documents) for documents in held)
+    return MemoryPart("texts", TEXT_COPIES * size, "host")
+
+
+def reading(cell: PlannedCell, prompt_tokens: float, batch: int, prompts: int) -> Estimate:
+    """A plain language model reads ``prompts`` prompts, ``batch`` at a time, and writes every question's answer."""
+    config, dtype, work = cell.reader, cell.dtype, cell.work
+    if config is None:
+        return NOT_ESTIMATED
+    attention = Cost(config.layers * cost.attention_flops(config, prompt_tokens, (prompt_tokens + 1) / 2))
+    passes, model = -(-prompts // batch), Cost(read_bytes=cost.weight_bytes(config, dtype))
+    step = cost.read_cost(config, 1, before=prompt_tokens, logits=1)
+    stages = {
+        # most of a long prompt's work is attention, which has a rate of its own
+        "read": (cost.read_cost(config, prompt_tokens) + attention * -1) * prompts + model * passes,
+        "attend": attention * prompts,
+        "decode": step * (work.questions * work.answer_tokens) + model * (passes * work.answer_tokens),
+    }
+    cache = cost.cache_bytes(config, prompt_tokens + work.answer_tokens, 0, dtype)
+    busy = cost.activation_bytes(config, prompt_tokens, dtype) + CACHE_COPIES * cache
+    held = texts(work.corpus or work.base, work.overlay)
+    return Estimate((weights(config, dtype), MemoryPart("work", batch * busy, "device"), held), stages)
+
+
+def reading_documents(cell: PlannedCell, documents: int) -> Estimate:
+    """The common reader over a few documents a question; finding them counts where an embedder does it."""
+    if cell.reader is None:
+        return NOT_ESTIMATED
+    work, encoder = cell.work, cell.encoder
+    prompt = work.prompt_tokens or TEMPLATE_TOKENS + work.question_tokens + documents * work.document_tokens
+    batch = max(1, min(work.questions, BATCH, int(READER_BATCH_TOKENS // prompt)))
+    read = reading(cell, prompt, batch, work.questions)
+    if encoder is None:
+        return read
+    found = cost.read_cost(encoder, work.question_tokens) * work.questions
+    if work.fresh:
+        found += cost.read_cost(encoder, work.document_tokens) * len(work.overlay)
+    vectors = MemoryPart("embeddings", (len(work.base) + len(work.overlay)) * encoder.hidden_size * 4, "host")
+    parts = (*read.parts, weights(encoder, cell.dtype, "embedder"), vectors)
+    return replace(read, parts=parts, stages=read.stages | {"embed": found})
+
+
+def reading_ranked(params: type[RagParams], cell: PlannedCell) -> Estimate:
+    """The common reader over the documents that rank best."""
+    return reading_documents(cell, params_of(params, cell.spec).read_k)

@@ -1,0 +1,1 @@
+"""Planning: what models, indexes and cells cost, and what a machine cannot hold."""

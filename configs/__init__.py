@@ -1,1 +1,0 @@
-"""The bottom layer: records, table schemas, prompt strings and configuration that every stage shares."""

@@ -1,0 +1,167 @@
+"""Memory Parallel: a bank sharded by document over processes; the first answers, the others score and fetch (paper
+section 3.4).
+
+The leader broadcasts a batch's routing queries. Every rank finds the best documents of its own shard; the leader merges
+them (ties by the lowest document id, as anywhere) and asks the owners for the winners' keys and values alone. Scores
+are exact for the stored keys, so that any number of ranks gives the same documents, scores and text.
+
+The other ranks hold their shard and wait for work::
+
+    torchrun --nproc-per-node 2 -m msa.generation.ask BANK --model MODEL "What is ...?"     ranks of one command
+    python -m msa.memory.sharded BANK                                                  one such rank, as a system with
+    ``ranks`` starts it
+
+Shape legend: Q questions, M question tokens, W routing width, k documents a layer, n chunks, G KV heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from msa.memory import parallel
+from msa.memory.bank import Bank
+from msa.memory.routed import BankMemory, scans_of
+from msa.memory.tiers import Tiers, placed
+from msa.ops import dispatch
+from msa.ops.keys import DTYPES, Queries
+from msa.ops.precision import device as own_device
+from msa.ops.route import Part, Winners
+from msa_base.errors import UserError, run_command
+from msa_base.options import add_threads
+from msa_base.validate import build
+
+
+class ShardedMemory(BankMemory):
+    """The leader's view of a bank that all ranks share.
+
+    Args:
+        arguments: of :class:`msa.memory.routed.BankMemory`; the base is the leader's own shard, and overlays stay with
+            the leader.
+        documents: length of the prefix of the bank that is shared: every rank cuts its shard from it.
+    """
+
+    def __init__(self, *arguments: Any, documents: int):
+        super().__init__(*arguments)
+        self.documents = documents
+
+    def winners(self, layer: int, queries: Queries) -> Winners:
+        """The best documents of all shards; ``part`` counts this rank's parts first, then one for every other rank."""
+        request = {"layer": layer, "shape": tuple(queries.tokens.shape), "hidden": self.hidden, "top_k": self.top_k}
+        _share({"do": "winners", **request, "documents": self.documents})
+        dist.broadcast(queries.tokens.cpu().contiguous(), 0)
+        dist.broadcast(queries.mask.to("cpu", torch.uint8), 0)
+        found = super().winners(layer, queries)
+        shards = [found]
+        for rank in range(1, dist.get_world_size()):
+            theirs, ids = torch.empty_like(found.scores), torch.empty_like(found.doc_ids)
+            dist.recv(theirs, rank)
+            dist.recv(ids, rank)
+            part = torch.full_like(ids, len(self.parts) + rank - 1).masked_fill(ids < 0, -1)
+            shards.append(Winners(theirs, ids, part, torch.arange(ids.shape[1]).expand_as(ids)))
+        return Winners.best(shards, self.top_k)
+
+    def chunks(self, layer: int, part: Tensor, place: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """Chunk counts [Q, k] and content by part of chosen documents, from their owners."""
+        owned = [part == len(self.parts) + rank - 1 for rank in range(1, dist.get_world_size())]
+        wanted = [(here.nonzero()[:, 0].tolist(), place[here].tolist()) for here in owned]
+        _share({"do": "fetch", "layer": layer, "wanted": wanted})
+        counts, content = super().chunks(layer, part.masked_fill(part >= len(self.parts), -1), place)
+        for rank, here in enumerate(owned, start=1):
+            if not bool(here.any()):
+                continue
+            sizes = torch.empty(int(here.sum()), dtype=torch.long)
+            dist.recv(sizes, rank)
+            shape = int(sizes.sum()), 2, self.signature.kv_heads, self.signature.head_dim
+            stored = torch.empty(shape, dtype=DTYPES[self.signature.content_dtype])
+            dist.recv(stored.view(torch.uint8), rank)
+            counts[here] = sizes
+            content[len(self.parts) + rank - 1] = stored
+        return counts, content
+
+
+def serve(bank: Bank, tiers: Tiers | None = None) -> None:
+    """Score and fetch from this rank's shard until the leader says that it is done."""
+    rank, device, documents = dist.get_rank(), own_device(), None
+    while (request := _share())["do"] != "stop":
+        if request["do"] == "winners":
+            if documents != request["documents"]:
+                documents = request["documents"]
+                shard, scans = own_shard(bank.prefix(documents), tiers or Tiers(), device)
+            tokens = torch.empty(request["shape"])
+            mask = torch.empty(request["shape"][:2], dtype=torch.uint8)
+            dist.broadcast(tokens, 0)
+            dist.broadcast(mask, 0)
+            nothing = torch.zeros(len(tokens), 0, dtype=torch.bool)
+            memory = BankMemory(shard, None, nothing, request["hidden"], request["top_k"], scans)
+            found = memory.winners(request["layer"], Queries(tokens, mask.bool()))
+            dist.send(found.scores.contiguous(), 0)
+            dist.send(found.doc_ids.contiguous(), 0)
+        else:
+            rows, slots = request["wanted"][rank - 1]
+            if rows:
+                part, place = found.part[rows, slots], found.place[rows, slots]
+                counts, content = memory.chunks(request["layer"], part, place)
+                dist.send(counts, 0)
+                dist.send(_in_order(content, part, counts).view(torch.uint8), 0)
+
+
+def own_shard(bank: Bank, tiers: Tiers, device: torch.device) -> tuple[Bank, list[list[Part]]]:
+    """This rank's shard of a bank, verified, in its tiers, and the passes over it."""
+    shard = bank.shard(dist.get_rank(), dist.get_world_size())
+    shard.verify()
+    settled = tiers.fitted(shard, device)
+    shard = placed(shard, settled, device)
+    return shard, scans_of(shard, settled.scan)
+
+
+def stop() -> None:
+    """Let the other ranks leave :func:`serve`."""
+    _share({"do": "stop"})
+
+
+def _in_order(content: dict[int, Tensor], part: Tensor, counts: Tensor) -> Tensor:
+    """Content of several parts, each in the order of its documents, as one tensor in the order of all documents."""
+    pieces = {number: iter(stored.split(counts[part == number].tolist())) for number, stored in content.items()}
+    return torch.cat([next(pieces[number]) for number in part.tolist()])
+
+
+def _share(request: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The leader's request, on every rank; the others give none."""
+    holder = [request]
+    dist.broadcast_object_list(holder, 0)
+    return holder[0]
+
+
+def command(bank: Path, tiers: dict[str, Any], threads: int, kernels: str = "auto") -> list[str]:
+    """Arguments of :func:`main` for :func:`msa.memory.parallel.joined`."""
+    options = {"tiers": json.dumps(tiers), "threads": str(threads), "kernels": kernels}
+    return ["-m", "msa.memory.sharded", str(bank), *(word for key in options for word in (f"--{key}", options[key]))]
+
+
+def main() -> None:
+    """Be one of the ranks that are not the leader."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bank", type=Path, help="directory of the bank")
+    parser.add_argument("--tiers", default="{}", help='tiers as JSON, such as \'{"keys": "host"}\' (default: by fit)')
+    add_threads(parser, 1, "CPU threads (default: 1)")
+    parser.add_argument("--kernels", default="auto", choices=dispatch.CHOICES, help="what scores (default: auto)")
+    chosen = parser.parse_args()
+    torch.set_num_threads(chosen.threads)
+    dispatch.use(chosen.kernels)
+    try:
+        tiers = build(Tiers, json.loads(chosen.tiers), "--tiers")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--tiers: not valid JSON ({error})") from None
+    with parallel.joined():
+        serve(Bank.open(chosen.bank, verify=False), tiers)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Training: samples, traces, losses, and the phases of one model."""

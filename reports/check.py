@@ -1,0 +1,135 @@
+"""Check that reference.yaml and expected.yaml name only what the profiles that they are for have.
+
+    python -m reports.check --profile tiny
+
+Every profile that the two files name is loaded with them, not only the one of the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from msa_base.command import experiment_parser
+from msa_base.errors import UserError, run_command
+from msa_base.load import Experiment, load
+from msa_base.paths import Paths
+from msa_base.validate import check_known
+from reports import expected
+from reports.evidence import NEEDLE_MEAN, NEEDLE_TASKS, Evidence
+from reports.expected import read_expected
+from reports.published import reference
+from reports.published.reference import Claim, Measure, Side, read_reference
+
+ENDS = ("smallest", "largest")
+LATENCIES = [f"latency/{cost}/{figure}" for cost in ("first_token_s", "total_s") for figure in ("median", "p90")]
+RECALL = re.compile(r"recall@(1|16)/(?:layer(\d+)|[a-z]\w*)")
+
+
+def main() -> None:
+    """Check both files."""
+    arguments = experiment_parser(__doc__).parse_args()
+    load(arguments.profile, arguments.configs)
+    check(arguments.configs)
+
+
+def check(configs: Path) -> None:
+    """Raise a UserError that names file, entry and key for the first name that does not resolve."""
+    profiles = sorted(path.stem for path in (configs / "profiles").glob("*.yaml"))
+    loaded = cache(load)
+
+    def opened(profile: str, where: str) -> Evidence:
+        check_known([profile], profiles, where, configs / "profiles")
+        return Evidence(loaded(profile, configs), Paths.of(profile, ""))
+
+    systems = {name for profile in profiles for name in opened(profile, "").experiment.systems}
+    _check_tables(opened(profiles[0], "").experiment, systems)
+    _check_claims(opened)
+    for profile, expectations in read_expected().items():
+        evidence = opened(profile, str(expected.EXPECTED))
+        file, tasks = evidence.experiment.file, list(evidence.experiment.profile.tasks)
+        for number, expectation in enumerate(expectations):
+            where = f"{expected.EXPECTED}: {profile}[{number}]"
+            known = [*tasks, NEEDLE_MEAN] if evidence.needle_tasks else tasks
+            check_known([expectation.task], known, f"{where}: task", file)
+            sides = {where: expectation, f"{where}: against": expectation.against}
+            for inside, side in sides.items():
+                if side is not None:
+                    check_known([side.system], evidence.systems, f"{inside}: system", file)
+                    check_known([side.context], evidence.contexts, f"{inside}: context", file)
+            measured = evidence.members(expectation.task)
+            _check_metric(expectation.metric, measured, expectation.system, evidence.experiment, f"{where}: metric")
+
+
+def _check_claims(opened: Callable[[str, str], Evidence]) -> None:
+    for name, given in read_reference().claims.items():
+        for key, measure in (("exact", given.exact), ("miniature", given.miniature)):
+            where = f"{reference.REFERENCE}: claims: {name}"
+            inside = f"{where}: {key}"
+            for profile in measure.profiles:
+                evidence = opened(profile, f"{inside}: profiles")
+                claim = read_reference(systems=evidence.systems).claims[name]
+                for side, part in (("first", claim.first), ("second", claim.second)):
+                    _check_side(part, claim, evidence.experiment, f"{where}: {side}")
+                tasks = _tasks(measure, evidence, inside)
+                if claim.statistic == "slope":
+                    check_known([measure.metric], LATENCIES, f"{inside}: metric", "reports/check.py")
+                elif not tasks:
+                    raise UserError(f"{inside}: needs the key 'role' or 'tasks'; add one")
+                else:
+                    system, experiment = claim.first.system, evidence.experiment
+                    _check_metric(measure.metric, tasks, system, experiment, f"{inside}: metric")
+
+
+def _check_side(side: Side, claim: Claim, experiment: Experiment, where: str) -> None:
+    systems, contexts = experiment.profile.systems, [*experiment.profile.contexts, *ENDS]
+    known = [*systems, *read_reference().roles]
+    check_known([side.system], known, f"{where}: system", f"{experiment.file} and roles")
+    if side.system not in systems:
+        raise UserError(f"{where}: system: {experiment.file} has none that plays the role {side.system}; add one")
+    if claim.first.system == claim.second.system:  # the report gives the range that was measured
+        contexts += experiment.contexts
+    check_known([side.context], contexts, f"{where}: context", experiment.file)
+
+
+def _tasks(measure: Measure, evidence: Evidence, where: str) -> list[str]:
+    """The tasks of a measure; a claim of latency has none."""
+    file = evidence.experiment.file
+    check_known(measure.tasks, evidence.experiment.profile.tasks, f"{where}: tasks", file)
+    if measure.role is None:
+        return measure.tasks
+    if measure.role == "needles" and not evidence.needle_tasks:
+        raise UserError(f"{where}: role: {file} has not all {NEEDLE_TASKS} needle tasks; add them")
+    found = evidence.tasks_of_role(measure.role)
+    if not found:
+        raise UserError(f"{where}: role: {file} has no task of role {measure.role}; add one")
+    return found
+
+
+def _check_metric(metric: str, tasks: list[str], system: str, experiment: Experiment, where: str) -> None:
+    """Metrics are those that tasks.score writes for every one of the tasks, or the first judge's points."""
+    further = [set(experiment.tasks[task].metrics) for task in tasks]
+    known = ["accuracy", "citation_recall", *(sorted(set.intersection(*further)) if further else [])]
+    known += ["judge"] if experiment.judges else []
+    model = experiment.systems[system].model
+    router = experiment.models[model].params.get("router") if model else None
+    layers = [str(layer) for layer in router["routed_layers"]] if isinstance(router, dict) else []
+    known += [f"recall@{k}/layer{layer}" for layer in layers for k in (1, 16)]
+    matched = RECALL.fullmatch(metric)
+    if not matched or (matched[2] and matched[2] not in layers):
+        check_known([metric], known, where, f"{experiment.file} and its tasks")
+
+
+def _check_tables(experiment: Experiment, systems: set[str]) -> None:
+    published, path = read_reference(), reference.REFERENCE
+    for role, names in published.roles.items():
+        check_known(names, sorted(systems), f"{path}: roles: {role}", experiment.configs / "systems.yaml")
+    for key, curves in (("scaling", published.scaling), ("needles", published.needles)):
+        where = f"{path}: {key}: contexts"
+        check_known(curves.contexts, experiment.contexts, where, experiment.configs / "contexts.yaml")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""What was published, the scores that profiles should reach, and the types that read them."""

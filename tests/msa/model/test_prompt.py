@@ -1,0 +1,29 @@
+"""Rows of tokens: where a tokenizer lies, what is learnt, padding and positions."""
+
+from __future__ import annotations
+
+from msa.model.losses import IGNORE
+from msa.model.prompt import Row, load_tokenizer, own_positions, pad_rows
+
+
+def test_a_tokenizer_is_read_from_its_file_and_from_its_directory(tokenizer, tmp_path):
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    for path in (tmp_path, str(tmp_path), tmp_path / "tokenizer.json"):
+        assert load_tokenizer(path).get_vocab() == tokenizer.get_vocab()
+
+
+def test_each_learnt_token_is_the_target_of_the_one_before_it():
+    row = Row().add([1, 2]).add([3, 4], routing=True, learn=True).add([], learn=True).add([5])
+    assert row.ids == [1, 2, 3, 4, 5]
+    assert row.targets == [IGNORE, 3, 4, IGNORE, IGNORE]
+    assert row.routing == [False, False, True, True, False]
+
+
+def test_rows_are_padded_on_the_right_to_a_multiple():
+    assert pad_rows([[1], [2, 3, 4]], 9).tolist() == [[1, 9, 9], [2, 3, 4]]
+    assert pad_rows([[1], [2, 3, 4]], 9, 2).tolist() == [[1, 9, 9, 9], [2, 3, 4, 9]]
+    assert pad_rows([[1, 2]], 9, 2).tolist() == [[1, 2]]
+
+
+def test_what_stands_behind_the_template_head_makes_room_for_the_chosen_documents():
+    assert own_positions(5, 2, 3).tolist() == [0, 1, 5, 6, 7]
