@@ -24,7 +24,7 @@ from msa_base.records import Answer, CorpusView, Question
 from msa_base.specs import IndexSpec, SystemSpec
 from msa_base.validate import build
 
-STATUSES = ("ok", "out_of_memory", "unsupported_context", "timeout", "unavailable_data")
+STATUSES = ("ok", "out_of_memory", "unsupported_context", "timeout", "unavailable_data", "interrupted")
 REFUSED = "planned, not run"  # how the reason of a cell begins that the plan refused
 BATCH = 128  # questions that a driver hands to a system at a time
 
@@ -46,7 +46,9 @@ class CellStatus(Exception):
 
 
 class Refused(CellStatus):
-    """A plan refused a cell or an index before it began; it is planned anew at the next run."""
+    """A cell or an index that is tried anew at the next run: a plan refused it before it began, or a process that it
+    ran on was ended.
+    """
 
 
 def planned_failure(status: str, reason: str) -> CellStatus:

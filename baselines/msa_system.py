@@ -6,7 +6,7 @@ met and routed beside it. ``max_rounds: 1`` is MSA without interleave; ``constra
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -29,7 +29,6 @@ from msa.generation.generate import Interleave, Limits, Trace
 from msa.memory import sharded
 from msa.memory.bank import Bank
 from msa.memory.encode import SEGMENT_TOKENS, Encoder
-from msa.memory.parallel import joined
 from msa.memory.routed import BankMemory, scans_of
 from msa.memory.segment import Segment
 from msa.memory.tiers import Tiers, placed
@@ -109,13 +108,12 @@ class MSASystem(System):
         self.bank = Bank.open(resources.index, Encoder(self.model, self.prompter, directory=resources.model).signature)
         self.encoder = Encoder.of(self.bank, self.model, self.prompter)
         self.tiers = params.tiers
-        self._ranks = ExitStack()
+        self._others: sharded.Ranks | None = None
         if params.ranks > 1:
             threads = max(1, resources.threads // params.ranks)
             torch.set_num_threads(threads)
             command = sharded.command(resources.index, asdict(params.tiers), threads, params.kernels)
-            self._ranks.enter_context(joined(params.ranks, command))
-            self._ranks.callback(sharded.stop)
+            self._others = sharded.Ranks(params.ranks, command)
         self._overlays: dict[Document, Segment] = {}  # heads recur from context to context
         self._view: CorpusView | None = None
 
@@ -126,8 +124,9 @@ class MSASystem(System):
         if [view.base[place].doc_id for place in ends] != self._base.doc_ids[ends].tolist():
             raise UserError("the bank is of another corpus than its view: run `baselines.drivers.index` again")
         self._view = view
-        if self.params.ranks > 1:
-            self._shard, self._scans = sharded.own_shard(self._base, self.tiers, self.model.device)
+        if self._others:
+            with self._others.at_work():
+                self._shard, self._scans = sharded.hold(self._base, self.tiers, self.model.device)
         else:
             settled = self.tiers.fitted(self._base, self.model.device)
             self._shard = placed(self._base, settled, self.model.device)
@@ -135,7 +134,8 @@ class MSASystem(System):
 
     def close(self) -> None:
         """Let the other ranks go."""
-        self._ranks.close()
+        if self._others:
+            self._others.close()
 
     def kernels(self) -> dict[str, str]:
         """What computes over the present view's keys."""
@@ -149,7 +149,7 @@ class MSASystem(System):
         return self.bank.prefix(len(view.base)).nbytes
 
     def answer(self, questions: list[Question], view: CorpusView) -> list[Answer]:
-        if view is not self._view:
+        if view is not self._view or (self._others and not self._others.are_there):
             self.ingest(view)
         limits = Limits(**{item.name: getattr(self.params, item.name) for item in fields(Limits)})
         answers = []
@@ -160,7 +160,8 @@ class MSASystem(System):
             def fetch(question: Question, doc_id: int, added: dict = added) -> Document | None:
                 return added[question.question_id].get(doc_id) or self._base.document(doc_id)
 
-            answers += map(_answer, Interleave(self.model, self.prompter, limits, fetch).answer(batch, memory))
+            with self._others.at_work() if self._others else nullcontext():
+                answers += map(_answer, Interleave(self.model, self.prompter, limits, fetch).answer(batch, memory))
         return answers
 
     def _memory(self, batch: list[Question], view: CorpusView) -> tuple[BankMemory, dict[str, dict[int, Document]]]:
@@ -179,11 +180,8 @@ class MSASystem(System):
             sees[row, [column[document] for document in added]] = True
         hidden = [[document.doc_id for document in added] for added in overlays]
         top_k = self.model.config.top_k_documents
-        arguments = self._shard, overlay, sees, hidden, top_k, self._scans
-        if self.params.ranks > 1:
-            memory = sharded.ShardedMemory(*arguments, documents=len(self._base))
-        else:
-            memory = BankMemory(*arguments)
+        kind = sharded.ShardedMemory if self._others else BankMemory
+        memory = kind(self._shard, overlay, sees, hidden, top_k, self._scans)
         by_id = {q.question_id: {d.doc_id: d for d in added} for q, added in zip(batch, overlays, strict=True)}
         return memory, by_id
 

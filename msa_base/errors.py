@@ -95,6 +95,10 @@ def refusal(error: BaseException) -> str | None:
     return f"{f'{where}: ' if where else ''}{what}; {mend}"
 
 
+class ProcessLost(UserError):
+    """One of several processes that work as one ended before the others had done their work."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the host or of a device."""
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:

@@ -18,7 +18,7 @@ from pydantic import Field
 from msa_base.errors import UserError
 from msa_base.seal import Model, Seal, file_digest, keep_digests
 
-Status = Literal["ok", "out_of_memory", "unsupported_context", "timeout", "unavailable_data"]
+Status = Literal["ok", "out_of_memory", "unsupported_context", "timeout", "unavailable_data", "interrupted"]
 
 
 class Chunking(Model):
@@ -62,7 +62,8 @@ class HardwareRecord(Model):
 class Outcome(Model):
     """How a cell, an index or a measurement ended.
 
-    ``refused`` says that a plan refused it before it began: it is planned anew at the next run.
+    ``refused`` says that it is tried anew at the next run: a plan refused it before it began, or a process that it ran
+    on was ended (status `interrupted`).
     """
 
     status: Status

@@ -19,8 +19,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from baselines.base import CellStatus
-from msa_base.errors import UserError, is_out_of_memory, run_command
+from baselines.base import CellStatus, Refused
+from msa_base.errors import ProcessLost, UserError, is_out_of_memory, run_command
 
 CONTEXT = multiprocessing.get_context("fork")
 SAMPLE_S = 0.2  # how often the parent looks at the memory
@@ -38,6 +38,8 @@ def expected_failure(error: Exception) -> CellStatus:
     """The status an error means; an error that is none is raised again."""
     if isinstance(error, CellStatus):
         return error
+    if isinstance(error, ProcessLost):
+        return Refused("interrupted", str(error))
     if is_out_of_memory(error):
         return CellStatus("out_of_memory", str(error).split("\n")[0] or "the process found no more memory")
     raise error

@@ -183,8 +183,8 @@ def ranks(chosen: argparse.Namespace) -> dict[str, Any]:
     alone = BankMemory.plain(whole, len(ids), top_k, scans_of(whole))
     command = sharded.command(chosen.bank, {"keys": "host", "content": "disk"}, threads)
     with joined(chosen.ranks, command) if chosen.ranks > 1 else nullcontext():
-        shard, scans = sharded.own_shard(bank, tiers, model.device)
-        shared = sharded.ShardedMemory.plain(shard, len(ids), top_k, scans, documents=len(bank))
+        shard, scans = sharded.hold(bank, tiers, model.device)
+        shared = sharded.ShardedMemory.plain(shard, len(ids), top_k, scans)
         same = answers(alone, chosen.threads) == answers(shared, threads)
         jobs = {"one": lambda: answers(alone, chosen.threads), "sharded": lambda: answers(shared, threads)}
         result = summary(repeated(jobs, chosen.repetitions))

@@ -40,8 +40,8 @@ def answer(texts: list[str], chosen: argparse.Namespace, ranks: int) -> list[Tra
             where = f"the question {text[:40]!r} with --tokens {chosen.tokens}"
             raise UserError(f"{where} needs {needed:,} tokens, the model's window is {window:,}; shorten one")
     if ranks > 1:
-        shard, scans = sharded.own_shard(bank, _tiers(chosen), model.device)
-        memory: BankMemory = sharded.ShardedMemory.plain(shard, len(texts), top_k, scans, documents=len(bank))
+        shard, scans = sharded.hold(bank, _tiers(chosen), model.device)
+        memory: BankMemory = sharded.ShardedMemory.plain(shard, len(texts), top_k, scans)
     else:
         tiers = _tiers(chosen).fitted(bank, model.device)
         base = placed(bank, tiers, model.device)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from msa_base.errors import UserError
+from msa_base.errors import ProcessLost
 
 TIMEOUT = timedelta(minutes=10)
 POLL_S = 0.2  # between looks at the processes that have not joined
@@ -35,7 +35,7 @@ def joined(processes: int = 1, command: list[str] | None = None) -> Iterator[tup
             this same line.
 
     Raises:
-        UserError: a process ended before the others; the message names the rank.
+        ProcessLost: a process ended before the others; the message names the rank.
     """
     if "RANK" not in os.environ and processes <= 1:
         yield 0, 1
@@ -53,14 +53,14 @@ def joined(processes: int = 1, command: list[str] | None = None) -> Iterator[tup
         yield dist.get_rank(), ranks
         for number, child in enumerate(children, start=1):
             if status := child.wait():
-                raise UserError(f"process {number} of {ranks} ended with exit status {status}; see its message above")
+                raise ProcessLost(f"process {number} of {ranks} ended with exit status {status}; see its message above")
     except RuntimeError as error:  # gloo and NCCL have no narrower class in common
         if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out")):
             raise
         time.sleep(1)  # a process that broke the connection may not have ended yet
         statuses = {number: child.poll() for number, child in enumerate(children, start=1)}
         ended = ", ".join(f"{n} (exit status {status})" for n, status in statuses.items() if status is not None)
-        raise UserError(
+        raise ProcessLost(
             f"process {ended or 'of another rank'} of {ranks} ended before the work was done"
             f" ({str(error).splitlines()[0]}); run the same command again"
         ) from None
@@ -77,7 +77,7 @@ def _join(children: list[subprocess.Popen]) -> None:
     """Wait until all processes have come, in a thread: a child that ends before it has come is noticed at once.
 
     Raises:
-        UserError: one has; the message names its rank.
+        ProcessLost: one has; the message names its rank.
     """
     failed: list[BaseException] = []
 
@@ -97,7 +97,7 @@ def _join(children: list[subprocess.Popen]) -> None:
             waiting.join(1)  # one that joined and is done already lets this end
             if waiting.is_alive():
                 what = f"process {number} of {len(children) + 1} ended with exit status {child.returncode}"
-                raise UserError(f"{what} before it had joined the others; see its message above")
+                raise ProcessLost(f"{what} before it had joined the others; see its message above")
     if failed:
         raise failed[0]
 

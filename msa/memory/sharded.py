@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +41,14 @@ from msa_base.validate import build
 
 
 class ShardedMemory(BankMemory):
-    """The leader's view of a bank that all ranks share.
-
-    Args:
-        arguments: of :class:`msa.memory.routed.BankMemory`; the base is the leader's own shard, and overlays stay with
-            the leader.
-        documents: length of the prefix of the bank that is shared: every rank cuts its shard from it.
+    """The leader's view of a bank that all ranks hold (:func:`hold`): its base is the leader's own shard, and overlays
+    stay with the leader.
     """
-
-    def __init__(self, *arguments: Any, documents: int):
-        super().__init__(*arguments)
-        self.documents = documents
 
     def winners(self, layer: int, queries: Queries) -> Winners:
         """The best documents of all shards; ``part`` counts this rank's parts first, then one for every other rank."""
         request = {"layer": layer, "shape": tuple(queries.tokens.shape), "hidden": self.hidden, "top_k": self.top_k}
-        _share({"do": "winners", **request, "documents": self.documents})
+        _share({"do": "winners", **request})
         dist.broadcast(queries.tokens.cpu().contiguous(), 0)
         dist.broadcast(queries.mask.to("cpu", torch.uint8), 0)
         found = super().winners(layer, queries)
@@ -88,12 +82,11 @@ class ShardedMemory(BankMemory):
 
 def serve(bank: Bank, tiers: Tiers | None = None) -> None:
     """Score and fetch from this rank's shard until the leader says that it is done."""
-    rank, device, documents = dist.get_rank(), own_device(), None
+    rank, device = dist.get_rank(), own_device()
     while (request := _share())["do"] != "stop":
-        if request["do"] == "winners":
-            if documents != request["documents"]:
-                documents = request["documents"]
-                shard, scans = own_shard(bank.prefix(documents), tiers or Tiers(), device)
+        if request["do"] == "hold":
+            shard, scans = own_shard(bank.prefix(request["documents"]), tiers or Tiers(), device)
+        elif request["do"] == "winners":
             tokens = torch.empty(request["shape"])
             mask = torch.empty(request["shape"][:2], dtype=torch.uint8)
             dist.broadcast(tokens, 0)
@@ -109,7 +102,13 @@ def serve(bank: Bank, tiers: Tiers | None = None) -> None:
                 part, place = found.part[rows, slots], found.place[rows, slots]
                 counts, content = memory.chunks(request["layer"], part, place)
                 dist.send(counts, 0)
-                dist.send(_in_order(content, part, counts).view(torch.uint8), 0)
+                dist.send(_in_order(content, part, counts).cpu().view(torch.uint8), 0)  # gloo's, as all here
+
+
+def hold(base: Bank, tiers: Tiers, device: torch.device) -> tuple[Bank, list[list[Part]]]:
+    """The leader's shard of a prefix of the bank and the passes over it; the others take theirs at the same time."""
+    _share({"do": "hold", "documents": len(base)})
+    return own_shard(base, tiers, device)
 
 
 def own_shard(bank: Bank, tiers: Tiers, device: torch.device) -> tuple[Bank, list[list[Part]]]:
@@ -137,6 +136,47 @@ def _share(request: dict[str, Any] | None = None) -> dict[str, Any]:
     holder = [request]
     dist.broadcast_object_list(holder, 0)
     return holder[0]
+
+
+class Ranks:
+    """The processes that share a bank with this one, which leads: started when they are needed, and again after one
+    was lost.
+    """
+
+    def __init__(self, ranks: int, command: list[str]):
+        self.ranks = ranks
+        self.command = command
+        self._joined: ExitStack | None = None
+
+    @property
+    def are_there(self) -> bool:
+        return self._joined is not None
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Lead the others within the block; whatever goes wrong there ends them, since they may wait for a word.
+
+        Raises:
+            ProcessLost: one of them ended.
+        """
+        if self._joined is None:
+            with ExitStack() as stack:
+                stack.enter_context(parallel.joined(self.ranks, self.command))
+                self._joined = stack.pop_all()
+        try:
+            yield
+        except BaseException as error:
+            stack, self._joined = self._joined, None
+            stack.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def close(self) -> None:
+        """Let the others go."""
+        if self._joined is not None:
+            with self.at_work():
+                stop()
+            stack, self._joined = self._joined, None
+            stack.close()
 
 
 def command(bank: Path, tiers: dict[str, Any], threads: int, kernels: str = "auto") -> list[str]:

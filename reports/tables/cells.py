@@ -14,6 +14,7 @@ LETTERS = {
     "out_of_memory": "M",
     "timeout": "T",
     "unavailable_data": "D",
+    "interrupted": "I",
     NOT_MEASURED: "",
 }
 

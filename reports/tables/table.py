@@ -23,6 +23,7 @@ SHORT = {  # statuses where room is scarce
     "out_of_memory": "memory",
     "timeout": "timeout",
     "unavailable_data": "no data",
+    "interrupted": "interrupted",
     NOT_MEASURED: NONE,
 }
 NO_NUMBER = "no number says this: both sides are 0, or one never varies"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
 
 from baselines import msa_system
-from baselines.base import IndexResources, Resources
-from msa_base.records import CorpusView, Document, Question
+from baselines.base import CellStatus, IndexResources, Resources
+from baselines.drivers.supervise import expected_failure
+from msa_base.records import Answer, CorpusView, Document, Question
 from msa_base.specs import IndexSpec, SystemSpec
 from msa_base.tables import write_table
 from tests.baselines.conftest import make_corpus, make_view
@@ -38,3 +44,44 @@ def test_overlays_route_over_what_the_rebuilt_corpus_holds(tmp_path: Path) -> No
         assert answer.routed_doc_ids and answer.routed_doc_ids.keys() == expected.routed_doc_ids.keys()
         first = next(iter(expected.routed_doc_ids))
         assert answer.routed_doc_ids[first] == expected.routed_doc_ids[first]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[Path, CorpusView, list[Question]]:
+    """A checkpoint, and a view with questions over it."""
+    rng = random.Random(1)
+    return make_checkpoint(tmp_path / "model", routed_layers=(2, 3)), *make_view(rng, make_corpus(rng, 12))
+
+
+def test_two_ranks_answer_as_one_and_a_lost_one_is_a_status_and_is_started_again(
+    tmp_path: Path, place: tuple[Path, CorpusView, list[Question]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, view, questions = place
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # the other rank imports this checkout
+    alone = opened(model, list(view.base), tmp_path)
+    expected = [plain(answer) for answer in alone.answer(questions, view)]
+    shared = msa_system.make(
+        SystemSpec("msa_system", "", params={"ranks": 2}), Resources(model, tmp_path / "bank", None, 2, 0)
+    )
+    assert [plain(answer) for answer in shared.answer(questions, view)] == expected
+    (other,) = psutil.Process().children()
+    other.kill()
+    with pytest.raises(CellStatus, match=r"^interrupted: process 1 \(exit status -9\) of 2 ended") as lost:
+        attempt(lambda: shared.answer(questions, view))
+    assert lost.value.outcome["refused"]  # it is tried anew at the next run
+    assert [plain(answer) for answer in shared.answer(questions, view)] == expected
+    shared.close()
+    assert not psutil.Process().children()
+
+
+def attempt(work: Callable[[], Any]) -> Any:
+    """What a driver makes of an error."""
+    try:
+        return work()
+    except Exception as error:
+        raise expected_failure(error) from None
+
+
+def plain(answer: Answer) -> Answer:
+    """An answer without its seconds."""
+    return replace(answer, first_token_s=None, total_s=None, stage_s={})

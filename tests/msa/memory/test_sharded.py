@@ -58,8 +58,8 @@ def answers(root: Path, ranks: int, model, prompter) -> list:
     with parallel.joined(ranks, sharded.command(root / "bank", {}, 1)):
         for base in (bank, bank.prefix(4)):
             if ranks > 1:
-                shard, scans = sharded.own_shard(base, Tiers(), torch.device("cpu"))
-                memory = sharded.ShardedMemory(shard, overlay, sees, [[107, 5], [], [5]], 3, scans, documents=len(base))
+                shard, scans = sharded.hold(base, Tiers(), torch.device("cpu"))
+                memory = sharded.ShardedMemory(shard, overlay, sees, [[107, 5], [], [5]], 3, scans)
             else:
                 memory = BankMemory(base, overlay, sees, [[107, 5], [], [5]], 3)
             tokens = torch.linspace(-1, 1, 3 * 2 * 16).view(3, 2, 16)
