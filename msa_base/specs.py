@@ -34,7 +34,7 @@ class TaskSpec:
     """
 
     kind: Text
-    corpus: str
+    corpus: str  # an entry of ``corpora``
     metric: Text
     role: Role
     title: Text
@@ -171,9 +171,9 @@ class LatencySpec:
 class LimitsSpec:
     """What one cell or index may take of the machine that runs it; beyond it, it is refused with the plan's figures."""
 
-    host_gb: Positive | None = None
+    host_gb: Positive | None = None  # of 10^9 bytes; none: what the machine has
     disk_gb: Positive | None = None
-    cell_hours: Positive | None = None
+    cell_hours: Positive | None = None  # as planned
     sequential_hours: Positive | None = None  # of a cell of a system that makes its calls one after another
 
 
@@ -210,13 +210,13 @@ class Profile:
     """
 
     title: Text
-    tokenizer: dict[str, Any]
-    contexts: Annotated[list[str], Field(min_length=1)]
+    tokenizer: dict[str, Any]  # its ``kind`` is words, bytes or hub
+    contexts: Annotated[list[str], Field(min_length=1)]  # of contexts.yaml, the smallest first
     tasks: Annotated[dict[str, Count], Field(min_length=1)]  # task -> questions in a cell
     systems: Annotated[Entries, Field(min_length=1)]
     seeds: Annotated[list[Seed], Field(min_length=1)]
     models: Entries
-    samples: dict[Name, dict[str, Any]]  # training sets: name -> parameters of tasks.samples
+    samples: dict[Name, dict[str, Any]]  # training sets by name
     latency: LatencySpec
     extends: str | None = None
     indexes: Entries = field(default_factory=list)

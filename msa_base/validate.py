@@ -87,7 +87,7 @@ def build(cls: Any, value: Any, where: str) -> Any:
             the nearest key. So does what a dataclass's own check raises.
     """
     try:
-        return _adapter(cls).validate_json(json.dumps(value))
+        return adapter(cls).validate_json(json.dumps(value))
     except ValidationError as error:
         faults = error.errors(include_url=False)
         first = min(faults, key=lambda fault: fault["type"] not in _UNKNOWN)  # a typo explains the key that is missing
@@ -99,7 +99,7 @@ def build(cls: Any, value: Any, where: str) -> Any:
 
 
 @cache
-def _adapter(cls: Any) -> TypeAdapter:
+def adapter(cls: Any) -> TypeAdapter:
     if dataclasses.is_dataclass(cls):
         cls.__pydantic_config__ = _CONFIG
         return TypeAdapter(cls)

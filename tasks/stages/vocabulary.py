@@ -42,6 +42,8 @@ _LETTERS = re.compile(r"[A-Za-z]+")
 
 @dataclass(frozen=True)
 class WordsSpec:
+    """Parameters of ``kind: words``: the most frequent words of training prose, and pieces of the others."""
+
     kind: Literal["words"]
     words: Count = 4000  # most frequent words of the training prose
     pieces: Count = 600  # continuation pieces for the words outside the vocabulary
