@@ -78,11 +78,9 @@ def is_finished(checkout: Checkout) -> bool:
     return code == 0 and "nothing to do" in output
 
 
-def same(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
-    """Whether results are equal; the names of those that are not are in the failure."""
-    assert found.keys() == wanted.keys()
-    assert [name for name in wanted if found[name] != wanted[name]] == []
-    return True
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """The files that only one of two results has, or that differ."""
+    return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
 
 
 def victims(process: subprocess.Popen) -> list[psutil.Process]:
@@ -96,29 +94,34 @@ def victims(process: subprocess.Popen) -> list[psutil.Process]:
 def test_kills_at_random_moments(fresh: Checkout, undisturbed: tuple) -> None:
     """Any of the processes, by any of the signals, at any moment of a run or of a run that goes on."""
     _, wanted, seconds = undisturbed
-    draw, kills, wholes = random.Random(SEED), 0, 0
+    draw, wrong, kills, wholes = random.Random(SEED), [], 0, 0
     total = int(os.environ.get("KILLS", "40"))
     while kills < total:
         process = fresh.start()
-        deadline = time.monotonic() + draw.uniform(0, seconds / 2)
+        moment = draw.uniform(0, seconds / 2)
+        deadline, name = time.monotonic() + moment, "no signal"
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if process.poll() is None and (found := victims(process)):
             way = draw.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT))
             try:
-                draw.choice([found[0], *found]).send_signal(way)
+                victim = draw.choice([found[0], *found])
+                name = f"{way.name} at {moment:.1f} s to {' '.join(victim.cmdline())[:200]}"
+                victim.send_signal(way)
                 kills += 1
             except psutil.NoSuchProcess:
                 pass
         output, _ = process.communicate(timeout=900)
-        assert "Traceback" not in output, output
+        print(f"{kills}: {name}: {process.returncode}", flush=True)
+        if "Traceback" in output:
+            wrong.append(f"{name}: {output}")
         if process.returncode == 0:
-            assert same(content_of(fresh.results), wanted)
+            wrong += [f"{name}: {one}" for one in differences(content_of(fresh.results), wanted)]
             wholes += 1
             shutil.rmtree(fresh.results)
     assert fresh.run()[0] == 0 and is_finished(fresh)
-    assert same(content_of(fresh.results), wanted)
-    assert not list(fresh.results.rglob("*.tmp")), wholes
+    assert wrong + differences(content_of(fresh.results), wanted) == [], f"{kills} kills, {wholes} whole runs"
+    assert not list(fresh.results.rglob("*.tmp"))
 
 
 def test_a_kill_at_every_boundary_of_stages(fresh: Checkout, undisturbed: tuple) -> None:
@@ -130,12 +133,13 @@ def test_a_kill_at_every_boundary_of_stages(fresh: Checkout, undisturbed: tuple)
             if "; about " in line:
                 process.kill()
                 boundaries += 1
+                print(f"{boundaries}: {line}", end="", flush=True)
                 break
         process.communicate(timeout=900)
         if process.returncode == 0:
             break
     assert boundaries > 15 and is_finished(fresh)
-    assert same(content_of(fresh.results), undisturbed[1])
+    assert differences(content_of(fresh.results), undisturbed[1]) == []
 
 
 def limited(checkout: Checkout, limits: dict[int, int]) -> tuple[int, str]:
@@ -165,7 +169,7 @@ def test_disks_that_are_full_in_every_stage(fresh: Checkout, undisturbed: tuple)
         assert "Traceback" not in output, output
         failed.add(output.splitlines()[-1])
     assert failed and fresh.run()[0] == 0 and is_finished(fresh)
-    assert same(content_of(fresh.results), undisturbed[1])
+    assert differences(content_of(fresh.results), undisturbed[1]) == []
 
 
 def test_memory_that_runs_out_in_any_stage(fresh: Checkout) -> None:
@@ -208,4 +212,4 @@ def test_files_that_are_damaged_are_made_anew(fresh: Checkout, undisturbed: tupl
             path.write_bytes(kept)
     code, output = fresh.run()
     assert code == 0 and is_finished(fresh), output
-    assert same(content_of(fresh.results), undisturbed[1])
+    assert differences(content_of(fresh.results), undisturbed[1]) == []

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 import reports.check
 from baselines.planning.hardware import Hardware
 from msa.checkpoints.pretrained import Pretrained
 from msa.training.recipe import TrainParams
+from msa_base import validate
 from msa_base.errors import UserError
 from msa_base.kinds import kinds_of
 from msa_base.load import load
@@ -31,7 +34,10 @@ from tasks.qa.samples import RealSpec
 from tasks.qa.table import SetSpec
 from tasks.stages.samples import SampleSpec
 from tasks.stages.vocabulary import BytesSpec, HubSpec, WordsSpec
-from tests.test_names import FILES, check_everything, place, replaced  # noqa: F401 (place is a fixture)
+from tests.damage import damaged
+from tests.test_names import FILES, ROOT, check_everything, place, replaced  # noqa: F401 (place is a fixture)
+
+READ_AS_YAML = validate._parse  # `place` reads JSON
 
 NAN, INFINITY = float("nan"), float("inf")
 UNKNOWN = "zzz_unknown"  # a key that no mapping has
@@ -264,3 +270,22 @@ def test_what_was_reported_is_refused(place: Path, file: str, monkeypatch: pytes
             check_everything(place / "configs", file)
         message = str(raised.value)
         assert words in message and Path(file).name in message and "\n" not in message, (key, value, message)
+
+
+@given(file=st.sampled_from(FILES), data=st.data())
+def test_any_damage_is_one_clear_error_or_another_right_value(place: Path, file: str, data: st.DataObject) -> None:  # noqa: F811
+    path = place / file
+    shipped = path.read_bytes()
+    path.write_bytes(data.draw(damaged((ROOT / file).read_bytes())))
+
+    def parse(text: str, at: Path | str) -> Any:
+        return READ_AS_YAML(text, at) if str(at) == str(path) else json.loads(text)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validate, "_parse", parse)
+        try:
+            check_everything(place / "configs", file)
+        except UserError as error:
+            assert ".yaml" in str(error) and "\n" not in str(error)
+        finally:
+            path.write_bytes(shipped)

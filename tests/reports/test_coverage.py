@@ -14,10 +14,16 @@ import pytest
 from scipy import optimize
 
 from reports import coverage
-from reports.coverage import Case, Found, cases, short, simulate
+from reports.coverage import Case, Found, cases, judge, simulate
 from reports.statistics import Interval
 
 DRAWS = 15
+
+
+def short(found: Found, draws: int) -> bool:
+    """Whether a case covers less than it must, by more than 3.5 standard errors of the simulation."""
+    least = found.case.least
+    return found.coverage < least - 3.5 * np.sqrt(least * (1 - least) / draws)
 
 
 @pytest.mark.parametrize("statistic", ["mean", "difference", "ratio", "macro mean"])
@@ -83,23 +89,25 @@ def test_an_interval_that_falls_short_is_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(coverage, "SHARES", (0.9,))
-    options = [
-        "coverage",
-        "--draws",
-        "20",
-        "--sizes",
-        "16",
-        "--statistics",
-        "mean",
-        "--output",
-        str(tmp_path / "a.csv"),
-    ]
-    monkeypatch.setattr(sys, "argv", options)
+    options = ["--draws", "20", "--sizes", "16", "--statistics", "mean", "--output"]
+    monkeypatch.setattr(sys, "argv", ["coverage", *options, str(tmp_path / "a.csv")])
     assert coverage.main() == 0
     assert len(pd.read_csv(tmp_path / "a.csv")) == 6
+    assert capsys.readouterr().out.count("covers") >= 6
     monkeypatch.setattr(coverage, "mean_interval", lambda values, groups: Interval(0, 0.6, 0.61, 16, ""))
     assert coverage.main() == 1
     assert "6 short of the coverage asked for" in capsys.readouterr().out
+
+
+def test_a_case_that_falls_short_by_chance_is_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    case, asked = Case("mean", 16, 0.9), []
+
+    def simulated(case: Case, draws: int, seed: int = 0) -> Found:
+        asked.append((draws, seed))
+        return Found(case, 0.92 if seed == 0 else 0.94, 0.95, 0.1, "Wilson", 1.4)
+
+    monkeypatch.setattr(coverage, "simulate", simulated)
+    assert judge(case, 20).verdict == "covers, wide" and asked == [(20, 0), (200, 1)]
 
 
 def test_a_simulation_is_its_seed() -> None:
