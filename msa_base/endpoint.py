@@ -84,7 +84,8 @@ class Endpoint:
         Raises:
             As :meth:`chat`.
         """
-        bodies = [{"input": texts[start : start + batch]} for start in range(0, len(texts), batch)]
+        parts = [texts[start : start + batch] for start in range(0, len(texts), batch)]
+        bodies = [{"input": part, "encoding_format": "float"} for part in parts]
         if not texts:
             return np.zeros((0, 0), np.float32)
         found = self._ask("embeddings", bodies, replies.vectors)

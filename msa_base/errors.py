@@ -33,6 +33,7 @@ REFUSALS = {
 KERNELS = ("/proc/", "/sys/")  # file systems that hold what the kernel says, and take no file
 # libraries that are not Python's give the number, or the words, in their message alone
 _NUMBER = re.compile(r"os error (\d+)|\[?[Ee]rrno:? (\d+)")
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _WORDS = {"No space left on device": errno.ENOSPC, "File too large": errno.EFBIG}
 _NO_MEMORY = re.compile(
     r"(can't|[Cc]annot) allocate memory|out of memory|not enough memory|bad_alloc|failed to map segment"
@@ -40,7 +41,15 @@ _NO_MEMORY = re.compile(
 
 
 class UserError(Exception):
-    """Bad input. The message names the file, the key and the mend."""
+    """Bad input. The message names the file, the key and the mend, on one line whatever they are called."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+    """A text with its control characters and line ends as they are written in Python."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def shown(value: Any) -> str:
@@ -74,7 +83,7 @@ def run_command(main: Callable[[], int | None]) -> None:
 
 def _say(message: str) -> None:
     with suppress(OSError):  # where the log itself has no room
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(message)}", file=sys.stderr, flush=True)
 
 
 def refusal(error: BaseException) -> str | None:

@@ -15,7 +15,7 @@ BOM = b"\xef\xbb\xbf"
 MAX_DIGITS = 4000  # of a whole number; the standard library refuses somewhat more
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object. Raises ValueError: it has a key twice, of which the standard library keeps the last in silence."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -39,7 +39,7 @@ def parse_json(text: str | bytes) -> Any:
     if isinstance(text, bytes):
         text = text.removeprefix(BOM).decode()
     try:
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant, parse_int=_whole)
+        value = json.loads(text, object_pairs_hook=unique_keys, parse_constant=_constant, parse_int=_whole)
         if "\\ud" in text.lower():  # half of a surrogate pair can be written as an escape, and is no text
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:

@@ -7,8 +7,6 @@ taken away here, whatever form it has.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 import re
@@ -250,16 +248,12 @@ def cut_short(request: Mapping[str, Any], response: Any) -> bool:
 
 
 def _vector(embedding: Any) -> np.ndarray:
-    if isinstance(embedding, str):
-        try:
-            vector = np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
-        except (binascii.Error, ValueError):
-            raise BadReply(f"an embedding is {shown(embedding)}") from None
-    elif isinstance(embedding, list) and all(map(_is_number, embedding)):
-        with np.errstate(over="ignore"):
-            vector = np.asarray(embedding, np.float64).astype(np.float32)
-    else:
+    if isinstance(embedding, str):  # base64 does not say how wide its numbers are
+        raise BadReply(f"an embedding is the text {shown(embedding)}, a list of numbers was asked for")
+    if not isinstance(embedding, list) or not all(map(_is_number, embedding)):
         raise BadReply(f"an embedding is {shown(embedding)}")
+    with np.errstate(over="ignore"):
+        vector = np.asarray(embedding, np.float64).astype(np.float32)
     if not len(vector) or not np.isfinite(vector).all() or not vector.any():
         raise BadReply("an embedding is empty, zero or not finite")
     return vector

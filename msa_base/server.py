@@ -11,7 +11,8 @@ from time import perf_counter
 from typing import Any
 
 from msa_base import replies
-from msa_base.errors import UserError
+from msa_base.errors import UserError, shown
+from msa_base.json_lines import unique_keys
 from msa_base.secrets import redacted
 from msa_base.specs import EndpointSpec
 
@@ -60,12 +61,14 @@ class Server:
         if status >= 400:
             raise self._refusal(status, content.decode(errors="replace"))
         try:
-            response = json.loads(redacted(content.decode(), self.spec.api_key_env))
-            if not isinstance(response, dict):
-                raise ValueError("not an object")
+            text = redacted(content.decode(), self.spec.api_key_env)
+            response = json.loads(text, object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             wrong = f"{self.where}: its reply is not JSON ({error})"
             raise UserError(f"{wrong}; name an OpenAI-compatible server") from None
+        if not isinstance(response, dict):  # such as the list of TEI's own routes
+            wrong = f"{self.where}: its reply to {route} is no JSON object but {shown(response)}"
+            raise UserError(f"{wrong}; name a server, or its `base_url`, that speaks OpenAI's protocol")
         if response.get("error") and not any(response.get(key) for key in ("choices", "data", "results")):
             raise self._refusal(status, json.dumps(response))
         return response, retries, total_s

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from msa_base.errors import UserError
+from msa_base.json_lines import unique_keys
 from msa_base.records import Answer, CorpusView, Document, Overlay, Question
 
 MISSING = "no such file; run the workflow stage that makes it"
@@ -259,7 +260,7 @@ def write_json(value: Any, path: Path | str) -> None:
 def read_json(path: Path | str) -> Any:
     """Read a JSON file; a missing or broken one is a UserError that names it."""
     with _reading(path, "valid JSON"):
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(), object_pairs_hook=unique_keys)
 
 
 def write_lines(rows: Iterable[Any], path: Path | str) -> None:

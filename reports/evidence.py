@@ -152,11 +152,21 @@ class Evidence:
 
     def build_s(self, system: str) -> float | None:
         """Seconds that the system's indexes took, over the corpora of its tasks; None where it has none."""
-        profile, spec = self.experiment.profile, self.experiment.systems[system]
-        corpora = {self.experiment.tasks[task].corpus for task in profile.tasks} if spec.index else set()
-        records = [self.paths.index(spec.index, corpus) / "index.json" for corpus in sorted(corpora)]
-        known = [IndexRecord.open(path).build_s for path in records if path.exists()]
+        known = [record.build_s for record in self.indexes([system], self.experiment.profile.tasks)]
         return sum(seconds or 0.0 for seconds in known) if known else None
+
+    def indexes(self, systems: Iterable[str], tasks: Iterable[str]) -> list[IndexRecord]:
+        """The indexes that some systems search at some tasks, each once; those that were not built yet are absent."""
+        used = {self.experiment.systems[system].index for system in systems} - {None}
+        corpora = {self.experiment.tasks[task].corpus for task in tasks}
+        return [self._built[pair] for pair in product(sorted(used), sorted(corpora)) if pair in self._built]
+
+    @cached_property
+    def _built(self) -> dict[tuple[str, str], IndexRecord]:
+        """Every index that is there, by its name and corpus."""
+        pairs = product(self.experiment.indexes, self.experiment.corpora)
+        paths = {pair: self.paths.index(*pair) / "index.json" for pair in pairs}
+        return {pair: IndexRecord.open(path) for pair, path in paths.items() if path.exists()}
 
     def questions(self, cell: CellKey) -> int:
         """How many questions a cell asks: the task's, or the system's cap."""

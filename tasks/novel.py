@@ -8,7 +8,6 @@ NarrativeQA. (Questions that people asked about those stories are the task ``qa_
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter, defaultdict
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msa_base.errors import UserError
+from msa_base.json_lines import parse_json
 from msa_base.records import Document, Question
 from msa_base.validate import Count, Seed, Text
 from tasks.base import DOCUMENT_TOKENS, OWN_MEMORY, CorpusRequest, PreparedCell, TaskRequest
@@ -83,7 +83,7 @@ def read_stories(path: Path) -> dict[str, str]:
     """The books among the stories: their chunks, whose ``idx`` is a story and a place, joined in order."""
     parts: dict[str, list[tuple[int, str]]] = defaultdict(list)
     try:
-        for row in json.loads(path.read_text(encoding="utf-8")):
+        for row in parse_json(path.read_bytes()):
             story, _, place = row["idx"].rpartition("_")
             if GUTENBERG in row["title"]:
                 parts[f"{story}: {row['title']}"].append((int(place), row["text"]))

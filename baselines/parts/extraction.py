@@ -20,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from baselines.parts.models import ReadingModel
+from msa_base.json_lines import unique_keys
 from msa_base.replies import Losses, said
 from msa_base.seal import value_digest
 
@@ -37,6 +38,8 @@ class StatedTriple:
 EXTRACTION_TOKENS = 2048  # the release's bound on each of the two replies
 MOST_OBJECTS = 1000  # in a reply, that are looked at
 NO_LIST, LEFT_OUT = "no_json_list", "items_left_out"  # what is lost: of a reply its list, of a list what is no item
+CLOSED = "brackets_closed"  # what is repaired of a reply that was cut
+PAIRS = {"{": "}", "[": "]"}
 TITLE_WORDS = 12
 SHORT_SENTENCE_WORDS = 24  # up to here the predicate is all the rest of the sentence
 PREDICATE_WORDS = 8
@@ -106,7 +109,7 @@ def find_list(text: str, key: str) -> list | None:
 
     What a model says to itself is no part of its reply.
     """
-    decoder, text = json.JSONDecoder(), said(text).text
+    decoder, text = json.JSONDecoder(object_pairs_hook=unique_keys), said(text).text
     for match in itertools.islice(re.finditer(r"\{", text), MOST_OBJECTS):
         try:
             found, _ = decoder.raw_decode(text, match.start())
@@ -117,6 +120,22 @@ def find_list(text: str, key: str) -> list | None:
     return None
 
 
+def closed(text: str) -> str:
+    """A reply of JSON that was cut: without what stands behind its last comma, its open brackets closed.
+
+    As the release does it (``utils/llm_utils.py: fix_broken_generated_json``).
+    """
+    head, comma, _ = said(text).text.rpartition(",")
+    open_brackets: list[str] = []
+    text = head if comma else said(text).text
+    for bracket in re.findall(r"[{}\[\]]", re.sub(r'"(?:[^"\\]|\\.)*(?:"|$)', "", text, flags=re.DOTALL)):
+        if bracket in PAIRS:
+            open_brackets.append(bracket)
+        elif open_brackets and PAIRS[open_brackets[-1]] == bracket:
+            open_brackets.pop()
+    return text + "".join(PAIRS[bracket] for bracket in reversed(open_brackets))
+
+
 def ask_for_lists(reader: ReadingModel, messages: list[str], key: str, max_new_tokens: int) -> list[list | None]:
     """What :func:`find_list` finds in the reply to each message."""
     return [find_list(reply.text, key) for reply in reader.generate(messages, max_new_tokens)]
@@ -124,14 +143,17 @@ def ask_for_lists(reader: ReadingModel, messages: list[str], key: str, max_new_t
 
 @dataclass(frozen=True)
 class Extracted:
-    """What a model said of a passage: its triples, and how many replies or triples of it were lost, by kind."""
+    """What a model said of a passage: its triples, and how much of its replies was lost or repaired, by kind."""
 
     triples: list[Triple]
     lost: dict[str, int]
+    repaired: dict[str, int]
 
 
 class ModelExtractor:
     """Asks a model once for each passage that is not in ``cache``; a reply without JSON states nothing, and is counted.
+
+    One that was cut at its limit is repaired as the release does it, and counted.
 
     The cache is a JSON-lines file, made where it is missing; None keeps nothing. A line answers for the model, the
     wording, the budget and the passage. One that is not as it was written is asked for again.
@@ -151,23 +173,36 @@ class ModelExtractor:
         return [[StatedTriple(triple, str(triple)) for triple in self._known[key].triples] for key in keys]
 
     def count_losses(self, passages: Iterable[str], losses: Losses) -> None:
-        """Add what was lost of some passages that :meth:`facts` has met."""
+        """Add what was lost and repaired of some passages that :meth:`facts` has met."""
         for passage in dict.fromkeys(passages):
-            losses.lost.update(self._known[self._key(passage)].lost)
+            known = self._known[self._key(passage)]
+            losses.lost.update(known.lost)
+            losses.repaired.update(known.repaired)
 
     def _key(self, passage: str) -> str:
-        asked = [ENTITIES_PROMPT, TRIPLES_PROMPT, EXTRACTION_TOKENS, passage]
+        asked = [ENTITIES_PROMPT, TRIPLES_PROMPT, EXTRACTION_TOKENS, CLOSED, passage]
         return value_digest([getattr(self.reader, "identity", None), *asked])
 
     def _ask(self, passages: list[str]) -> list[Extracted]:
         messages = [ENTITIES_PROMPT.format(passage=passage) for passage in passages]
-        entities = ask_for_lists(self.reader, messages, "entities", EXTRACTION_TOKENS)
+        entities = self._lists(messages, "entities")
         messages = [
             TRIPLES_PROMPT.format(passage=passage, entities=json.dumps(found or [], ensure_ascii=False))
-            for passage, found in zip(passages, entities, strict=True)
+            for passage, (found, _) in zip(passages, entities, strict=True)
         ]
-        triples = ask_for_lists(self.reader, messages, "triples", EXTRACTION_TOKENS)
+        triples = self._lists(messages, "triples")
         return [_extracted(*found) for found in zip(entities, triples, strict=True)]
+
+    def _lists(self, messages: list[str], key: str) -> list[tuple[list | None, bool]]:
+        """The list in the reply to each message, and whether the reply was cut and had to be repaired for it."""
+        found = []
+        for reply in self.reader.generate(messages, EXTRACTION_TOKENS):
+            items, repaired = find_list(reply.text, key), False
+            if items is None and reply.truncated:
+                items = find_list(closed(reply.text), key)
+                repaired = items is not None
+            found.append((items, repaired))
+        return found
 
     def _keep(self, keys: list[str]) -> None:
         if self.cache is None:
@@ -179,10 +214,12 @@ class ModelExtractor:
             lines.write(f"\n{text}".encode())
 
 
-def _extracted(entities: list | None, triples: list | None) -> Extracted:
-    wrong = sum(not is_triple(triple) for triple in triples or [])
-    lost = {NO_LIST: (entities is None) + (triples is None), LEFT_OUT: wrong}
-    return Extracted(clean(triples or []), {kind: count for kind, count in lost.items() if count})
+def _extracted(entities: tuple[list | None, bool], triples: tuple[list | None, bool]) -> Extracted:
+    """Each a list and whether its reply was repaired."""
+    replies, listed = (entities, triples), triples[0] or []
+    lost = {NO_LIST: sum(found is None for found, _ in replies), LEFT_OUT: sum(not is_triple(one) for one in listed)}
+    repaired = {CLOSED: sum(was_cut for _, was_cut in replies)}
+    return Extracted(clean(listed), *({kind: n for kind, n in of.items() if n} for of in (lost, repaired)))
 
 
 def _read_cache(path: Path) -> Iterator[tuple[str, Extracted]]:
@@ -195,7 +232,7 @@ def _read_cache(path: Path) -> Iterator[tuple[str, Extracted]]:
                 if row.pop("digest") != value_digest(row):
                     raise ValueError
                 triples = [tuple(triple) for triple in row["triples"]]
-                yield row["passage"], Extracted(triples, row["lost"])
+                yield row["passage"], Extracted(triples, row["lost"], row["repaired"])
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 damaged += 1
     if damaged:

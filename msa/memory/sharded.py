@@ -36,6 +36,7 @@ from msa.ops.keys import DTYPES, Queries
 from msa.ops.precision import device as own_device
 from msa.ops.route import Part, Winners
 from msa_base.errors import UserError, run_command
+from msa_base.json_lines import parse_json
 from msa_base.options import add_threads
 from msa_base.validate import build
 
@@ -196,7 +197,7 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     dispatch.use(chosen.kernels)
     try:
-        tiers = build(Tiers, json.loads(chosen.tiers), "--tiers")
+        tiers = build(Tiers, parse_json(chosen.tiers), "--tiers")
     except (ValueError, RecursionError) as error:
         raise UserError(f"--tiers: not valid JSON ({error})") from None
     with parallel.joined():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
-from msa_base.stage_records import RunRecord
 from reports.evidence import NOT_MEASURED, CellKey, Evidence
 from reports.tables.table import Column, Table, words
 
+Usage = dict[str, dict[str, Any]]  # of a record, by role
 LETTERS = {
     "ok": "",
     "unsupported_context": "L",
@@ -44,6 +46,8 @@ def prompts(evidence: Evidence) -> list[str]:
     audits = [run.audit for run in runs if run.audit]
     if not audits:
         return []
+    built = _of_indexes(evidence, evidence.systems, evidence.experiment.profile.tasks)
+    usages = [*(run.usage or {} for run in runs), *built]
     met: Counter[str] = Counter()
     for audit in audits:
         met.update(audit.problems)
@@ -52,15 +56,21 @@ def prompts(evidence: Evidence) -> list[str]:
         *(f"{count} {problem}" for problem, count in met.most_common()),
         f"{sum(run.truncated or 0 for run in runs)} answers cut at their budget",
         f"{sum(run.left_out or 0 for run in runs)} questions with chosen documents left out",
-        *(f"{kind} of replies: {line}" for kind in ("lost", "repaired") for line in _of_replies(runs, kind)),
+        *(f"{kind} of replies: {line}" for kind in ("lost", "repaired") for line in _of_replies(usages, kind)),
     ]
 
 
-def _of_replies(runs: list[RunRecord], kind: str) -> list[str]:
-    """What was ``lost`` or ``repaired`` of what models replied in some cells: how often, what, and to whom."""
+def _of_indexes(evidence: Evidence, systems: Iterable[str], tasks: Iterable[str]) -> list[Usage]:
+    """What models were used for in building the indexes of some systems and tasks, each index once."""
+    records = evidence.indexes(systems, tasks)
+    return [{f"{role}, {record.index}": used for role, used in record.usage.items()} for record in records]
+
+
+def _of_replies(usages: Iterable[Usage], kind: str) -> list[str]:
+    """What was ``lost`` or ``repaired`` of what models replied: how often, what, and to whom."""
     met: Counter[tuple[str, str]] = Counter()
-    for run in runs:
-        for role, used in (run.usage or {}).items():
+    for usage in usages:
+        for role, used in usage.items():
             met.update({(role, what): count for what, count in used.get(kind, {}).items()})
     return [f"{count} {words(what)} ({role})" for (role, what), count in met.most_common()]
 
@@ -73,7 +83,9 @@ def statuses(evidence: Evidence) -> Table:
         if record:
             problems = record.audit and sum(record.audit.problems.values())
             chunking = record.chunking and f"{record.chunking.strategy} {record.chunking.document_tokens}"
-            replies = ["; ".join(_of_replies(evidence.runs[cell], kind)) for kind in ("lost", "repaired")]
+            built = _of_indexes(evidence, [cell.system], [cell.task])
+            usages = [*(run.usage or {} for run in evidence.runs[cell]), *built]
+            replies = ["; ".join(_of_replies(usages, kind)) for kind in ("lost", "repaired")]
             counts = record.n, record.failures, record.truncated, record.left_out, *replies, problems, record.wall_s
             counts += (chunking,)
         reason = record.reason if record else ""

@@ -95,13 +95,14 @@ def stages(evidence: Evidence) -> Table:
 
 
 def time(evidence: Evidence) -> Table:
-    """Each system's share of the time that all answers took, its indexes, and what served models cost."""
+    """Each system's share of the time that all answers took, its indexes, and what served models cost in both."""
     runs = evidence.runs_of_systems()
     spent = {system: sum(run.wall_s or 0.0 for run in found) for system, found in runs.items()}
     total = sum(spent.values()) or 1.0
     rows = []
     for system, seconds in sorted(spent.items(), key=lambda item: -item[1]):
-        uses = [use for run in runs[system] for use in (run.usage or {}).values() if "requests" in use]
+        records = [*runs[system], *evidence.indexes([system], evidence.experiment.profile.tasks)]
+        uses = [use for record in records for use in (record.usage or {}).values() if "requests" in use]
         prices = [use["cost_usd"] for use in uses]
         dollars = None if None in prices or not prices else sum(prices)
         requests = sum(use["requests"] for use in uses)

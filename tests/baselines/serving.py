@@ -4,7 +4,6 @@ to misbehave.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import threading
@@ -109,16 +108,11 @@ class Server:
 
     def _embed(self, body: dict[str, Any]) -> tuple[int, Any]:
         rows = [
-            {"object": "embedding", "index": place, "embedding": self._encoded(vector, body)}
+            {"object": "embedding", "index": place, "embedding": vector.tolist()}
             for place, vector in enumerate(self._vectors(body["input"]))
         ]
         usage = {"prompt_tokens": sum(len(text.split()) for text in body["input"]), "total_tokens": 0}
         return 200, {"object": "list", "data": rows[::-1], "model": body["model"], "usage": usage}
-
-    def _encoded(self, vector: np.ndarray, body: dict[str, Any]) -> Any:
-        if body.get("encoding_format") == "base64":
-            return base64.b64encode(vector.astype(np.float32).tobytes()).decode()
-        return vector.tolist()
 
     def _rerank(self, body: dict[str, Any]) -> tuple[int, Any]:
         query, *texts = self._vectors([body["query"], *body["documents"]])

@@ -12,7 +12,9 @@ from baselines import hipporag
 from baselines.base import Resources
 from baselines.hipporag import HippoRAG, Params, facts_named, seeds
 from baselines.parts.extraction import (
+    CLOSED,
     EXTRACTION_TOKENS,
+    NO_LIST,
     ModelExtractor,
     RuleExtractor,
     StatedTriple,
@@ -25,6 +27,7 @@ from baselines.parts.passage_graph import Columns, PassageGraph, Synonyms, min_m
 from baselines.parts.retrieval import best_places
 from msa_base.errors import UserError
 from msa_base.records import CorpusView, Document, Generation, Question
+from msa_base.replies import Losses
 from msa_base.specs import SystemSpec
 from msa_base.validate import build
 from tests.baselines.conftest import FakeEmbedder
@@ -37,12 +40,12 @@ NAMES = ["Ada Rook", "Ben Dale", "Cy Moss", "Dan Pike", "Eve Holt", "Flo Wynn"]
 class Scripted:
     """A model that replies what it is told, and remembers what it was asked."""
 
-    def __init__(self, *replies: str) -> None:
-        self.replies, self.asked = list(replies), []
+    def __init__(self, *replies: str, truncated: bool = False) -> None:
+        self.replies, self.asked, self.truncated = list(replies), [], truncated
 
     def generate(self, prompts: list[str], max_new_tokens: int) -> list[Generation]:
         self.asked += prompts
-        return [Generation(self.replies.pop(0), 10, 5, 0.1, 0.2) for _ in prompts]
+        return [Generation(self.replies.pop(0), 10, 5, 0.1, 0.2, self.truncated) for _ in prompts]
 
 
 def edges_of(graph: PassageGraph) -> dict[tuple[int, int], float]:
@@ -202,6 +205,47 @@ def test_a_reply_without_json_states_no_triple() -> None:
     assert find_list('{"facts": "a"} {"facts": ["b"]}', "facts") is None
     assert find_list('{"x": 1} {"facts": [["a", "b", "c"]]}', "facts") == [["a", "b", "c"]]
     assert clean([["A-b", "is", 12]]) == [("a b", "is", "12")]
+
+
+CUTS = {  # a reply that was cut, and what the release makes of it: its triples, or None
+    '{"triples": [["Ada", "lives in", "Rome"], ["Ben", "li': [("ada", "lives in", "rome")],
+    '{"triples": [["Ada", "lives in", "Rome"], ["Ben", "in", "Oslo"],': [
+        ("ada", "lives in", "rome"), ("ben", "in", "oslo"),
+    ],
+    '{"triples": [["Ada", "lives in", "Rome"]': [],  # the last comma is within the triple
+    'Here: {"triples": [["A {[", "is \\"[", "B"], ["C", "': [("a", "is", "b")],
+    '{"triples": [["Ada", "lives in", "Rome, It': None,  # the last comma is within a text
+    '{"triples': None,
+    "<think>long": None,
+    '<think>[{</think>{"triples": [["Ada", "is", "old"], [': [("ada", "is", "old")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reply", CUTS)
+def test_an_extraction_that_was_cut_is_read_as_the_release_reads_it_and_counted(reply: str, tmp_path: Path) -> None:
+    whole, stated, losses = '{"entities": ["Ada"]}', CUTS[reply], Losses()
+    cache = tmp_path / "extraction.jsonl"
+    for model in (Scripted(whole, reply, truncated=True), Scripted()):  # asked, and kept
+        extractor = ModelExtractor(model, cache)
+        assert [fact.triple for fact in extractor.facts(["text"])[0]] == (stated or [])
+        extractor.count_losses(["text"], losses)
+        used = losses.pop_usage()
+        assert used["repaired"] == ({} if stated is None else {CLOSED: 1})
+        assert (NO_LIST in used["lost"]) == (stated is None)
+    assert ModelExtractor(Scripted(whole, reply), None).facts(["text"]) == [[]]  # no limit was met: the model's own
+
+
+def test_entities_that_were_cut_are_those_before_the_last_comma() -> None:
+    model = Scripted('{"entities": ["Ada Rook", "Rome", "It', '{"triples": []}', truncated=True)
+    extractor, losses = ModelExtractor(model, None), Losses()
+    extractor.facts(["text"])
+    assert 'Entities: ["Ada Rook", "Rome"]' in model.asked[1]
+    extractor.count_losses(["text"], losses)
+    assert losses.pop_usage() == {"lost": {}, "repaired": {CLOSED: 1}}
+
+
+def test_a_list_that_a_model_wrote_under_one_key_twice_is_not_halved_in_silence() -> None:
+    assert find_list('{"facts": [["a", "b", "c"]], "facts": []}', "facts") is None
 
 
 def test_a_triple_in_one_writing_counts_once_a_passage() -> None:

@@ -201,7 +201,10 @@ def test_a_dropped_connection_is_tried_again_as_often_as_set(tmp_path: Path, tro
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not JSON"), (b"[]", "not JSON"), (b"\xff\xfe", "not JSON"), (b"<html>", "not JSON"),
+        (b"", "not JSON"), (b"[]", r"its reply to chat/completions is no JSON object but \[\]"),
+        (b'[{"index": 0, "score": 0.5}]', "is no JSON object but"), (b'"text"', "is no JSON object but 'text'"),
+        (b'{"choices": [], "choices": []}', "key 'choices' stands there twice"),
+        (b"\xff\xfe", "not JSON"), (b"<html>", "not JSON"),
         (b"[" * 100_000, "not JSON"), (b'{"a":' * 100_000, "not JSON"), (b"1" * 5000, "not JSON"),
         ({"choices": []}, "not what chat/completions should give"),
         ({"error": {"message": "worker died"}}, r"answers 200 \(worker died\)"),

@@ -79,6 +79,17 @@ def test_bad_input_and_an_interrupt_have_their_codes(capfd: pytest.CaptureFixtur
     assert code == 130 and said == "error: interrupted; run the same command again, it goes on there\n"
 
 
+@pytest.mark.parametrize("odd", ["a\nb", "a\r\nb", "a\x1b[2Jb", "a\u2028b", "a\x85b"])
+def test_a_name_with_a_line_end_or_a_control_character_leaves_a_message_on_one_line(
+    odd: str, capfd: pytest.CaptureFixture
+) -> None:
+    expected = f"x.yaml: unknown key '{odd.encode('unicode_escape').decode()}'"
+    assert str(UserError(f"x.yaml: unknown key '{odd}'")) == expected
+    assert ended(failing(UserError(f"x.yaml: unknown key '{odd}'")), capfd) == (2, f"error: {expected}\n")
+    code, said = ended(failing(PermissionError(errno.EACCES, "no", f"/{odd}")), capfd)
+    assert code == 2 and len(said.splitlines()) == 1
+
+
 @contextmanager
 def small_files() -> Iterator[None]:
     """No file may grow beyond a few bytes, as on a disk that is full."""

@@ -166,9 +166,15 @@ def embedded(*rows: Any) -> dict[str, Any]:
 
 
 def test_embeddings_come_in_the_order_of_the_texts() -> None:
-    coded = base64.b64encode(np.asarray([3, 4], "<f4").tobytes()).decode()
-    response = {"data": [{"index": 1, "embedding": coded}, {"index": 0, "embedding": [1, 2.5]}]}
+    response = {"data": [{"index": 1, "embedding": [3, 4]}, {"index": 0, "embedding": [1, 2.5]}]}
     np.testing.assert_array_equal(vectors({"input": ["a", "b"]}, response, 0.0), [[1, 2.5], [3, 4]])
+
+
+@pytest.mark.parametrize("kind", ["<f4", "<f8", "<f2", "i1"])
+def test_an_embedding_whose_numbers_could_have_any_width_is_a_bad_reply(kind: str) -> None:
+    coded = base64.b64encode(np.asarray([3, 4, 5, 6], kind).tobytes()).decode()
+    with pytest.raises(BadReply, match="a list of numbers was asked for"):
+        vectors({"input": ["a"]}, embedded(coded), 0.0)
 
 
 @pytest.mark.parametrize(

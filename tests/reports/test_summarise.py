@@ -5,15 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 
 from msa_base.load import load
-from msa_base.stage_records import Audit, RunRecord
+from msa_base.seal import MadeFrom
+from msa_base.stage_records import Audit, IndexRecord, RunRecord
 from msa_base.tables import read_table, write_table
 from reports.evidence import NEEDLE_MEAN, SummaryRow
 from reports.summarise import summarise, unit
 from reports.tables import cells, costs
+from tests.evaluated import MACHINE
 
 
 def rows_of(tree) -> dict[tuple[str, str, str, str], SummaryRow]:
@@ -192,3 +195,28 @@ def test_what_replies_lost_is_shown_by_cell_and_in_all(new_tree: Callable) -> No
     assert "lost of replies: 2 empty reply (reader)" in cells.prompts(evidence)
     (spent,) = costs.time(evidence).rows
     assert spent[4:] == (3, None)  # requests and dollars are those of served models alone
+
+
+def test_what_was_lost_and_paid_while_an_index_was_built_is_shown_with_the_cells_that_search_it(
+    new_tree: Callable,
+) -> None:
+    tree = new_tree(tasks={"scaling_facts": 16}, contexts=["16K", "64K"], systems=["rag_dense", "rag_bm25"])
+    for system, context in product(["rag_dense", "rag_bm25"], ["16K", "64K"]):
+        tree.cell(system, "scaling_facts", context, 0.5)
+    corpus, index = tree.experiment.tasks["scaling_facts"].corpus, tree.experiment.systems["rag_dense"].index
+    usage = {"embedder": {"requests": 7, "cost_usd": 0.5, "lost": {"read_less": 3}, "repaired": {}}}
+    IndexRecord(
+        made_from=MadeFrom(), status="ok", index=index, corpus=corpus, kind="dense", build_s=2.0, usage=usage,
+        threads=1, versions={}, hardware=MACHINE,
+    ).write(tree.paths.index(index, corpus) / "index.json")  # fmt: skip
+    evidence = tree.evidence()
+    table = cells.statuses(evidence)
+    names = [column.name for column in table.columns]
+    lost = {row[0]: dict(zip(names, row, strict=True))["replies_lost"] for row in table.rows}
+    assert lost == {"rag_dense": f"3 read less (embedder, {index})", "rag_bm25": ""}
+    spent = {row[0]: row[3:] for row in costs.time(evidence).rows}
+    assert spent["rag_dense"] == (2.0, 7, 0.5) and spent["rag_bm25"] == (None, 0, None)
+    path = tree.paths.cell("rag_bm25", "scaling_facts", "16K", 0) / "run.json"
+    RunRecord.open(path).model_copy(update={"audit": Audit(checked=1, problems={})}).write(path)
+    said = cells.prompts(tree.evidence())
+    assert f"lost of replies: 3 read less (embedder, {index})" in said  # once, however many cells search it
