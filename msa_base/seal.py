@@ -23,7 +23,11 @@ from msa_base.tables import MISSING, read_json, write_json
 
 MEND = "run the workflow again, which makes it anew"
 CACHE = Path("_logs", "digests.json")  # of a results directory: digests of files by path, size and time of change
-CHECKPOINT_FILES = ("model.safetensors", "config.json", "tokenizer.json")
+# the last four say which tokens end a text and how a chat model is asked
+CHECKPOINT_FILES = (
+    "model.safetensors", "config.json", "tokenizer.json", "generation_config.json", "chat_template.jinja",
+    "chat_template.json", "tokenizer_config.json",
+)  # fmt: skip
 DIGITS = 16  # of a digest of code or configuration in a seal
 LARGE_BYTES = 2**24  # a file whose digest is worth keeping at once
 SETTLED_S = 2  # a file that changed this short ago may change again within one tick of the clock
@@ -209,7 +213,7 @@ def digest_if_there(path: Path) -> str | None:
 
 
 def checkpoint_digest(directory: Path) -> str:
-    """One digest of a checkpoint: weights, configuration and tokenizer. Raises UserError: weights are missing."""
+    """One digest of a checkpoint: all files that its answers depend on. Raises UserError: weights are missing."""
     shards = {path.name for path in directory.glob("*.safetensors")} or {CHECKPOINT_FILES[0]}
     present = shards | {name for name in CHECKPOINT_FILES[1:] if (directory / name).exists()}
     return value_digest({name: file_digest(directory / name) for name in present})

@@ -263,6 +263,12 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(), object_pairs_hook=unique_keys)
 
 
+def read_text(path: Path | str) -> str:
+    """Read a text file; a missing one, or one that is not UTF-8, is a UserError that names it."""
+    with _reading(path, "a text in UTF-8"):
+        return Path(path).read_text(encoding="utf-8")
+
+
 def write_lines(rows: Iterable[Any], path: Path | str) -> None:
     """Write a file of JSON lines, whole or not at all."""
     with whole_file(path) as temporary, open(temporary, "w") as lines:

