@@ -246,7 +246,7 @@ rule latency:
     shell: "{PYTHON} baselines.drivers.measure {CHOSEN} --system {wildcards.system} > {log:q} 2>&1"
 
 
-# --- judge (where the profile names judges) and score: gold meets the answers here
+# --- judge and probe the judges (where the profile names any), and score: gold meets the answers here
 
 
 rule judge:
@@ -255,6 +255,14 @@ rule judge:
     params: made=S.judgments().digest
     log: f"{LOGS}/judge.{{system}}.{{task}}.log"
     shell: "{PYTHON} tasks.stages.judge {CHOSEN} --system {wildcards.system} --task {wildcards.task} > {log:q} 2>&1"
+
+
+rule probe:
+    input: lambda w: views(w.task)
+    output: P.probes("{task}")
+    params: made=lambda w: S.probes(w.task).digest
+    log: f"{LOGS}/probe.{{task}}.log"
+    shell: "{PYTHON} tasks.stages.probe {CHOSEN} --task {wildcards.task} > {log:q} 2>&1"
 
 
 rule score:
@@ -275,6 +283,7 @@ rule summarise:
     input:
         [P.task(system, task) / "scores.json" for system in SYSTEMS for task in E.profile.tasks],
         [P.latency(system) for system in SYSTEMS],
+        [P.probes(task) for task in E.profile.tasks if E.judges],
     output: SUMMARY
     params: made=S.summary().digest
     log: f"{LOGS}/summarise.log"

@@ -13,8 +13,8 @@ from msa_base.paths import DIRECTORY
 from msa_base.specs import (
     ContextName,
     CorpusSpec,
-    EndpointSpec,
     IndexSpec,
+    JudgeSpec,
     ModelSpec,
     Profile,
     SystemFile,
@@ -43,7 +43,7 @@ class Experiment:
     indexes: dict[str, IndexSpec]
     systems: dict[str, SystemSpec]
     models: dict[str, ModelSpec]
-    judges: dict[str, EndpointSpec] = field(default_factory=dict)  # the profile's
+    judges: dict[str, JudgeSpec] = field(default_factory=dict)  # the profile's
     configs: Path = DIRECTORY
     shared: dict[str, str] = field(default_factory=dict)
 
@@ -78,7 +78,7 @@ def load(profile: str, directory: Path | str = DIRECTORY, data: str | None = Non
         **vars(table("tasks", TaskFile)),
         **vars(table("systems", SystemFile)),
         "contexts": table("contexts", dict[ContextName, Tokens]),
-        "judges": table("judges", dict[Name, EndpointSpec], may_lack=True),
+        "judges": table("judges", dict[Name, JudgeSpec], may_lack=True),
         "models": table("models", dict[Name, ModelSpec]),
     }
     machines = table("hardware", dict[Name, Any], may_lack=True)  # their names

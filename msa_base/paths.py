@@ -85,6 +85,10 @@ class Paths:
     def judge_replies(self, judge: str) -> Path:
         return self.root / "_judges" / judge
 
+    def probes(self, task: str) -> Path:
+        """The seal over what the judges gave to known answers of a task."""
+        return self.root / "_judges" / "_probes" / task / "probes.json"
+
     def latency(self, system: str) -> Path:
         return self.root / system / "latency.json"
 

@@ -156,6 +156,13 @@ class EndpointSpec:
 
 
 @dataclass(frozen=True)
+class JudgeSpec(EndpointSpec):
+    """A served model that judges, and what it is asked for: 0 to 5 points, or yes or no, which count as 5 and 0."""
+
+    rubric: Literal["points", "yes_no"] = "points"
+
+
+@dataclass(frozen=True)
 class LatencySpec:
     """What the latency cells ask: ``questions`` of one task, one at a time, after a warm-up.
 

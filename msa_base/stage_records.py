@@ -216,12 +216,19 @@ class MirrorRecord(Seal):
     runs: dict[str, MirroredRun]
 
 
+class JudgedRecord(Seal):
+    """judgments.json and probes.json: what judging took, by judge."""
+
+    usage: dict[str, dict[str, Any]]
+
+
 # where the seals of a results directory stand; cells come before the list of them
 DATA_FILES = (".parquet", ".safetensors", ".jsonl")  # of which a seal that names one holds the digest
 RECORDS: dict[str, type[Seal]] = {
     "[!_]*/*/*/seed*/run.json": RunRecord,
     "[!_]*/*/cells.json": Seal,
-    "[!_]*/*/judgments.json": Seal,
+    "[!_]*/*/judgments.json": JudgedRecord,
+    "_judges/_probes/*/probes.json": JudgedRecord,
     "[!_]*/*/scores.json": Seal,
     "[!_]*/latency.json": LatencyRecord,
     "_data/[!_]*/*/view.json": ViewRecord,

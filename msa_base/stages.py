@@ -95,6 +95,10 @@ class Stages:
     def judgments(self) -> MadeFrom:
         return made("tasks.stages.judge:judge_cell", judges=dict(self.experiment.judges))
 
+    def probes(self, task: str) -> MadeFrom:
+        metric = self.experiment.tasks[task].metric
+        return made("tasks.stages.probe:probe_task", judges=dict(self.experiment.judges), metric=metric)
+
     def scores(self, task: str) -> MadeFrom:
         spec = self.experiment.tasks[task]
         metrics = [spec.metric, *spec.metrics]

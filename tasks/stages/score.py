@@ -25,7 +25,7 @@ from pathlib import Path
 from msa_base.errors import UserError, run_command
 from msa_base.records import Answer
 from msa_base.seal import Seal, write_seal
-from msa_base.stage_records import RunRecord, ViewRecord
+from msa_base.stage_records import JudgedRecord, RunRecord, ViewRecord
 from msa_base.stages import Stages
 from msa_base.tables import read_predictions, read_table, write_table
 from tasks.metrics import (
@@ -186,7 +186,7 @@ def main() -> None:
     check_metrics([task.metric, *task.metrics], f"{experiment.configs / 'tasks.yaml'}: tasks: {answers.task}: metric")
     made_from = answers.sources(Stages(experiment).scores(answers.task))
     if judges and not retrieval_metric(task.metric):
-        judged = Seal.open(answers.directory / "judgments.json")
+        judged = JudgedRecord.open(answers.directory / "judgments.json")
         made_from.data.update({name: file.sha256 for name, file in judged.files.items()})
     if Seal.current(seal, made_from):
         return

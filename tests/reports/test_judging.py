@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from msa_base.seal import MadeFrom
-from msa_base.stage_records import Audit, Floor, RunRecord, ViewRecord
-from msa_base.tables import read_table, write_table
+from msa_base.seal import MadeFrom, sealed
+from msa_base.stage_records import Audit, Floor, JudgedRecord, RunRecord, ViewRecord
+from msa_base.tables import read_table, write_lines, write_table
 from reports.build import build
 from reports.statistics import quadratic_kappa, rank_correlation
 from tests.reports.conftest import Tree
@@ -57,6 +57,13 @@ def judged(new_tree: Callable[..., Tree]) -> Tree:
                     rows.append({**row, "metric": metric, "value": value})
             write_table("scores", rows, path)
             tree.seal_scores(system, task)
+    seal = tree.paths.probes("edit_dated")
+    given = {"gemini_flash": [5, 0, 0, 0, 0, 0, 0, 0], "qwen3_local": [5, 5, 0, 0, 0, 0, 0, None]}
+    rows = [{"judge": judge, "probe": "wrong", "value": value} for judge, values in given.items() for value in values]
+    write_lines(rows, seal.with_name("probes.jsonl"))
+    usage = {"requests": 8, "kept": 0, "retries": 0, "input_tokens": 80, "output_tokens": 8}
+    used = {"gemini_flash": usage | {"cost_usd": 0.5}, "qwen3_local": usage | {"cost_usd": None}}
+    JudgedRecord(made_from=MadeFrom(), files=sealed(seal.parent, ["probes.jsonl"]), usage=used).write(seal)
     folder = tree.paths.prepared("edit_dated", "16K")
     floor = Floor(value=1 / 3, of="any one of the reports")
     view = ViewRecord(made_from=MadeFrom(), corpus="prose", base_documents=9, context_tokens=16384, floor=floor)
@@ -75,6 +82,13 @@ def test_the_report_sets_judges_beside_each_other_and_f1(judged) -> None:
     points = pd.read_csv(judged.paths.report / "judgments.csv").set_index(["system", "task", "metric"])
     strict = points.loc["oracle", "edit_dated", "judge/qwen3_local"]
     assert strict["n"] == 38 and strict["failures"] >= 2 and strict["unit"] == "points" and strict["high"] <= 5
+    probes = pd.read_csv(judged.paths.report / "probes.csv").set_index(["judge", "sort"])
+    strict = probes.loc["qwen3_local", "wrong"]
+    assert strict["n"] == 7 and strict["failed"] == 1 and strict["passed"] == pytest.approx(2 / 7)
+    assert 0 < strict["passed_low"] < 2 / 7 < strict["passed_high"] < 1 and strict["points"] == pytest.approx(10 / 7)
+    cost = pd.read_csv(judged.paths.report / "judging_cost.csv").set_index("judge")
+    assert cost.loc["gemini_flash"]["requests"] == 8 and cost.loc["gemini_flash"]["cost_usd"] == pytest.approx(0.5)
+    assert pd.isna(cost.loc["qwen3_local"]["cost_usd"])  # its entry names no price
     assert "Agreement of the judges" in page and "judge/qwen3_local" in page and "qwen3_local and F1" in page
 
 

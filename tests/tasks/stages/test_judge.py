@@ -262,4 +262,11 @@ def test_judges_are_checked_with_the_profile(commands, tmp_path) -> None:
 
 
 def test_the_shipped_judges_are_well_formed() -> None:
-    assert list(load("scenarios_judged").judges) == ["gemini_flash", "qwen3_local"]
+    assert list(load("scenarios_judged").judges) == ["gemini_flash", "qwen3_local", "qwen3_local_yes_no"]
+
+
+def test_a_rubric_reads_its_own_words_alone() -> None:
+    assert [judge.points(said, "yes_no") for said in ("yes", "No.", "**YES**", "5", "maybe")] == [5, 0, 5, None, None]
+    assert judge.points("yes") is None and judge.points("4.") == 4
+    asked = judge.prompt(Question("q", "How?", "", 4), {"answers": ["so"]}, Answer("q", "thus"), "contains", "yes_no")
+    assert asked.endswith("Reply with yes or no and nothing else.")
