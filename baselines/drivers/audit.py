@@ -8,11 +8,12 @@ are whole. It ends where the answer begins. Nothing is padding. Prompt and answe
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from baselines.base import System
+from msa.model.chat import ChatPrompter
 from msa.model.prompt import Row
 from msa_base import prompts
 from msa_base.records import Answer, CorpusView, Document, Question
@@ -87,6 +88,8 @@ def problems(question: Question, answer: Answer, documents: Sequence[Document], 
     """What is wrong with the prompt of an answer that was read from ``documents``."""
     if isinstance(answer.prompt, str):
         found = _message_problems(question, answer.prompt, documents)
+    elif answer.prompt is not None and isinstance(getattr(model, "prompter", None), ChatPrompter):
+        found = _chat_problems(question, answer, documents, model)
     elif answer.prompt is not None and hasattr(model, "prompter"):
         found = _token_problems(question, answer, documents, model)
     else:
@@ -94,30 +97,51 @@ def problems(question: Question, answer: Answer, documents: Sequence[Document], 
     return [problem for problem, is_met in found.items() if is_met]
 
 
-def _message_problems(question: Question, message: str, documents: Sequence[Document]) -> dict[str, bool]:
+def _message_problems(
+    question: Question, message: str, documents: Sequence[Document], spelled: Callable[[str], str] = str
+) -> dict[str, bool]:
+    """``spelled``: a text as it stands in the message, where a tokenizer may have normalised it."""
+    texts = [spelled(prompts.fetched(document.doc_id, document.text)) for document in documents]
     return {
-        QUESTION: question.text not in message,
-        DOCUMENT: any(prompts.fetched(document.doc_id, document.text) not in message for document in documents),
-        ENDING: not message.endswith(question.answer_prefix.rstrip()),
+        QUESTION: spelled(question.text) not in message,
+        DOCUMENT: any(text not in message for text in texts),
+        ENDING: not message.endswith(spelled(question.answer_prefix).rstrip()),
     }
 
 
-def _token_problems(question: Question, answer: Answer, documents: Sequence[Document], model: Any) -> dict[str, bool]:
+def _chat_problems(question: Question, answer: Answer, documents: Sequence[Document], model: Any) -> dict[str, bool]:
+    """Of a prompt in a model's own chat template: its message, and the tokens around it."""
+    ids, prompter = answer.prompt, model.prompter
+    found = _message_problems(
+        question, prompter.said(ids), documents, lambda text: prompter.decode(prompter.text(text))
+    )
+    found[ENDING] |= ids[len(ids) - len(prompter.tail) :] != prompter.tail
+    return found | _row_problems(question, answer, model)
+
+
+def _row_problems(question: Question, answer: Answer, model: Any) -> dict[str, bool]:
+    """What may be wrong with the tokens of any prompt."""
     ids, prompter, window = answer.prompt, model.prompter, model.model.config.max_positions
-    # behind other text a question may be spelled with other tokens
-    asked = prompter.text(question.text), prompter.opening(question.text).ids
-    ending = prompter.add_answer_request(Row(), question.text, question.answer_prefix).ids
-    in_one = answer.rounds == 1 and not answer.truncated
+    in_one, inside = answer.rounds == 1 and not answer.truncated, prompter.pad not in [*prompter.head, *prompter.tail]
     return {
         TEMPLATE: ids[: len(prompter.head)] != prompter.head or holds(ids[1:], prompter.head),
-        QUESTION: not any(holds(ids, part) for part in asked),
-        DOCUMENT: not all(holds(ids, prompter.fetched(document)) for document in documents),
-        ENDING: ids[-len(ending) :] != ending,
-        PADDING: prompter.pad in ids,
+        PADDING: inside and prompter.pad in ids,
         WINDOW: window is not None and len(ids) + question.max_new_tokens > window,
         COUNT: len(ids) > answer.input_tokens,
         BUDGET: in_one and len(prompter.text(answer.text)) > question.max_new_tokens,
     }
+
+
+def _token_problems(question: Question, answer: Answer, documents: Sequence[Document], model: Any) -> dict[str, bool]:
+    ids, prompter = answer.prompt, model.prompter
+    # behind other text a question may be spelled with other tokens
+    asked = prompter.text(question.text), prompter.opening(question.text).ids
+    ending = prompter.add_answer_request(Row(), question.text, question.answer_prefix).ids
+    return {
+        QUESTION: not any(holds(ids, part) for part in asked),
+        DOCUMENT: not all(holds(ids, prompter.fetched(document)) for document in documents),
+        ENDING: ids[-len(ending) :] != ending,
+    } | _row_problems(question, answer, model)
 
 
 def holds(ids: Sequence[int], part: Sequence[int]) -> bool:

@@ -1,23 +1,28 @@
 """Reading checkpoints: Llama, Qwen2, Qwen3 and MSA from Hugging Face directories and GGUF files.
 
-:func:`open_model` is what most callers want: the model and the row builder of its tokenizer.
+:func:`open_model` is what most callers want: the model and the row builder of its tokenizer. :func:`open_reader` is for
+models that are asked as they come.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
 
 from msa.checkpoints import gguf
 from msa.checkpoints.hub import GENERATION, Stored, open_directory
+from msa.model.chat import ChatPrompter
 from msa.model.config import ModelConfig
 from msa.model.decoder import MSAModel
 from msa.model.prompt import Prompter, load_tokenizer
 from msa.ops.finite import all_finite
 from msa.ops.precision import device
+from msa_base import prompts
 from msa_base.errors import UserError
 
 # buffers of other implementations that say nothing beyond config.json
@@ -107,17 +112,46 @@ def open_model(path: Path | str, threads: int = 0, dtype: torch.dtype = torch.fl
     Args:
         threads: CPU threads of the process; 0 leaves torch's choice.
     """
+    return _open(path, threads, dtype, _prompter)
+
+
+def open_reader(
+    path: Path | str, threads: int = 0, dtype: torch.dtype = torch.float32
+) -> tuple[MSAModel, Prompter | ChatPrompter]:
+    """Like :func:`open_model`, of a model that reads documents as text.
+
+    One with a chat template is asked in it. Without one, it was trained on this project's wording if its tokenizer has
+    the special tokens of that; if not, it is a plain language model and goes on behind the request.
+    """
+    return _open(path, threads, dtype, _reading_prompter)
+
+
+def _open(path: Path | str, threads: int, dtype: torch.dtype, prompter_of: Callable[..., Any]) -> tuple[MSAModel, Any]:
     if threads:
         torch.set_num_threads(threads)
     stored = find(path)
     config = read_config(stored)
-    rows = config.vocab_size
     try:
-        prompter = Prompter(find_tokenizer(stored), rows, end_tokens(stored, rows), config.released_prompts)
+        prompter = prompter_of(stored, config)
     except UserError as error:
         raise UserError(f"{stored.path}: {error}") from None
     prompter.where = str(stored.path)
     return read_model(stored, dtype).to(device()), prompter
+
+
+def _prompter(stored: Stored, config: ModelConfig) -> Prompter:
+    rows = config.vocab_size
+    return Prompter(find_tokenizer(stored), rows, end_tokens(stored, rows), config.released_prompts)
+
+
+def _reading_prompter(stored: Stored, config: ModelConfig) -> Prompter | ChatPrompter:
+    tokenizer, rows = find_tokenizer(stored), config.vocab_size
+    known = all(tokenizer.token_to_id(token) is not None for token in prompts.SPECIAL_TOKENS)
+    if stored.chat_template is None and known:
+        return _prompter(stored, config)
+    ids = {name: stored.content.get(f"{name}_id") for name in ("bos_token", "eos_token")}
+    names = {name: tokenizer.id_to_token(index) or "" for name, index in ids.items() if isinstance(index, int)}
+    return ChatPrompter(tokenizer, rows, end_tokens(stored, rows), stored.chat_template, {"bos_token": "", **names})
 
 
 def end_tokens(stored: Stored, rows: int) -> set[int]:

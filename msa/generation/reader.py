@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -22,10 +23,10 @@ BATCH_TOKENS = 16384  # padded prompt tokens read at once
 
 
 class Reader:
-    """Answers questions from documents given as text, greedily; the arguments are :func:`read.open_model`'s."""
+    """Answers questions from documents given as text, greedily; the arguments are :func:`read.open_reader`'s."""
 
     def __init__(self, directory: Path | str, threads: int = 0):
-        self.model, self.prompter = read.open_model(directory, threads)
+        self.model, self.prompter = read.open_reader(directory, threads)
         self.directory, self._losses = Path(directory), Losses()
 
     @cached_property
@@ -64,18 +65,19 @@ class Reader:
 
     @torch.no_grad()
     def answer_shared(self, documents: list[Document], questions: list[Question]) -> list[Generation]:
-        """Answer questions over one long context, which is read once; its time is shared out among them."""
+        """Answer questions over one long context: what their prompts share is read once, and its time shared out."""
         started = perf_counter()
-        prefix = self.prompter.reading_documents(documents)
-        shared = Session(self.model, [prefix], self.prompter.pad, len(self.prompter.head))
+        rows = [self.prompter.reading(documents, q.text, q.answer_prefix).ids for q in questions]
+        most = min(map(len, rows)) - 1  # one question alone still has a last token to go on behind
+        prefix = os.path.commonprefix(rows)[:most]  # noqa: RUF071 of lists, not of paths
+        shared = Session(self.model, [Row().add(prefix)], self.prompter.pad, len(self.prompter.head))
         share = (perf_counter() - started) / len(questions)
         result = []
-        for question in questions:
+        for question, ids in zip(questions, rows, strict=True):
             started = perf_counter()
             session = shared.rows([0])
-            row = self.prompter.add_reader_question(Row(), question.text, question.answer_prefix)
-            session.feed([row.ids])
-            generation = self._decode(session, [question.max_new_tokens], [prefix.ids + row.ids], started)[0]
+            session.feed([ids[len(prefix) :]])
+            generation = self._decode(session, [question.max_new_tokens], [ids], started)[0]
             seconds = {"first_token_s": generation.first_token_s + share, "total_s": generation.total_s + share}
             result.append(replace(generation, **seconds))
         return result

@@ -58,42 +58,19 @@ def guarded(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-class Prompter:
-    """Builds rows with one tokenizer.
+class Spelling:
+    """Turns texts into tokens and back with one tokenizer.
 
     Args:
         rows: of the model's embedding; a text with a token beyond them is refused. None where no model is meant.
-        ends: tokens that end an answer, beside ``<|im_end|>``: what the checkpoint's configuration names.
-        released: ask in the words of the released checkpoints in place of this project's.
-
-    Raises:
-        UserError: the tokenizer lacks one of ``msa_base.prompts.SPECIAL_TOKENS``, or the model has no row for one.
+        ends: tokens that end an answer.
     """
 
-    def __init__(self, tokenizer: Tokenizer, rows: int | None = None, ends: Iterable[int] = (), released: bool = False):
-        self.tokenizer, self.rows, self.released = tokenizer, rows, released
+    def __init__(self, tokenizer: Tokenizer, rows: int | None = None, ends: Iterable[int] = ()):
+        self.tokenizer, self.rows, self.ends = tokenizer, rows, frozenset(ends)
         self.where = "the tokenizer"  # in messages
-        self.special = special = {token: tokenizer.token_to_id(token) for token in prompts.SPECIAL_TOKENS}
-        for token, index in special.items():
-            if index is None:
-                mend = "let `python -m msa.checkpoints convert` or `export` add it"
-                raise UserError(
-                    f"the tokenizer has no token {token} of msa_base/prompts.py; build it with all, or {mend}"
-                )
-            if rows is not None and index >= rows:
-                raise UserError(
-                    f"the model has rows for {rows} tokens, and the tokenizer has special tokens beyond them ({token});"
-                    " `python -m msa.checkpoints convert` adds rows"
-                )
-        self.pad = special[prompts.END_OF_TEXT]
-        self.im_start, self.im_end = special[prompts.IM_START], special[prompts.IM_END]
-        self.ends = frozenset({self.im_end, *ends})
         added = tokenizer.get_added_tokens_decoder()  # what ends a text may not stand in one, marked as special or not
         tokenizer.add_special_tokens([added[token].content for token in self.ends & added.keys()])
-        self.object_ref_end = special[prompts.OBJECT_REF_END]
-        self.end_of_retrieve = special[prompts.END_OF_RETRIEVE]
-        self.head, self.tail = self.encode(prompts.TEMPLATE_HEAD), self.encode(prompts.TEMPLATE_TAIL)
-        self.repeat_question, self.give_answer = map(self.encode, (prompts.REPEAT_QUESTION, prompts.GIVE_ANSWER))
 
     def encode(self, template: str) -> list[int]:
         """Tokens of a template string of ours, special tokens included."""
@@ -128,6 +105,40 @@ class Prompter:
     def decode(self, ids: list[int]) -> str:
         """The text of generated tokens; special tokens are left out."""
         return self.tokenizer.decode(ids)
+
+
+class Prompter(Spelling):
+    """Builds rows of MSA, and of readers that were trained on this project's wording.
+
+    Args:
+        ends: tokens that end an answer, beside ``<|im_end|>``: what the checkpoint's configuration names.
+        released: ask in the words of the released checkpoints in place of this project's.
+
+    Raises:
+        UserError: the tokenizer lacks one of ``msa_base.prompts.SPECIAL_TOKENS``, or the model has no row for one.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rows: int | None = None, ends: Iterable[int] = (), released: bool = False):
+        self.released = released
+        self.special = special = {token: tokenizer.token_to_id(token) for token in prompts.SPECIAL_TOKENS}
+        for token, index in special.items():
+            if index is None:
+                mend = "let `python -m msa.checkpoints convert` or `export` add it"
+                raise UserError(
+                    f"the tokenizer has no token {token} of msa_base/prompts.py; build it with all, or {mend}"
+                )
+            if rows is not None and index >= rows:
+                raise UserError(
+                    f"the model has rows for {rows} tokens, and the tokenizer has special tokens beyond them ({token});"
+                    " `python -m msa.checkpoints convert` adds rows"
+                )
+        self.pad = special[prompts.END_OF_TEXT]
+        self.im_start, self.im_end = special[prompts.IM_START], special[prompts.IM_END]
+        super().__init__(tokenizer, rows, {self.im_end, *ends})
+        self.object_ref_end = special[prompts.OBJECT_REF_END]
+        self.end_of_retrieve = special[prompts.END_OF_RETRIEVE]
+        self.head, self.tail = self.encode(prompts.TEMPLATE_HEAD), self.encode(prompts.TEMPLATE_TAIL)
+        self.repeat_question, self.give_answer = map(self.encode, (prompts.REPEAT_QUESTION, prompts.GIVE_ANSWER))
 
     def documents(self, documents: list[Document]) -> list[list[int]]:
         """Wrapped documents as the memory holds them (paper section 3.2.1)."""

@@ -147,7 +147,7 @@ def test_released_checkpoints_are_asked_in_their_own_words(prompter, documents):
 
 
 def test_a_reader_replies_to_each_message_as_it_does_alone(model, prompter, monkeypatch):
-    monkeypatch.setattr("msa.generation.reader.read.open_model", lambda directory, threads: (model, prompter))
+    monkeypatch.setattr("msa.generation.reader.read.open_reader", lambda directory, threads: (model, prompter))
     reader = Reader("unused")
     messages = ["what is alpha", "what is the number for gamma delta , and for beta", "number"]
     together = reader.generate(messages, 5)
