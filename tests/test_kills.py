@@ -163,6 +163,7 @@ def test_disks_that_are_full_in_every_stage(fresh: Checkout, undisturbed: tuple)
     failed = set()
     for power in range(12, 26):
         code, output = limited(fresh, {resource.RLIMIT_FSIZE: 2**power})
+        print(f"{2**power / 2**20:.2f} MiB a file: {code}: {output.splitlines()[-1]}", flush=True)
         if code == 0:
             break
         assert code == 2 and output.splitlines()[-1].startswith("error: "), output
@@ -172,10 +173,41 @@ def test_disks_that_are_full_in_every_stage(fresh: Checkout, undisturbed: tuple)
     assert differences(content_of(fresh.results), undisturbed[1]) == []
 
 
+def test_a_small_disk_that_grows(fresh: Checkout, undisturbed: tuple) -> None:
+    """Results on a disk of their own, as large as is needed in the end; and the same disk when it is read-only."""
+
+    def mount(options: str) -> bool:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(fresh.root / "results")]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    (fresh.root / "results").mkdir()
+    if not mount("size=64k"):
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        failed = set()
+        for power in range(32, 54):  # 64 KiB to 90 MiB
+            assert mount(f"remount,size={int(2 ** (power / 2))}")
+            code, output = fresh.run()
+            print(f"{2 ** (power / 2) / 2**20:.2f} MiB: {code}: {output.splitlines()[-1]}", flush=True)
+            if code == 0:
+                break
+            assert code == 2 and output.splitlines()[-1].startswith("error: "), output
+            assert "Traceback" not in output, output
+            failed.add(output.splitlines()[-1])
+        assert len(failed) > 3 and is_finished(fresh)
+        assert differences(content_of(fresh.results), undisturbed[1]) == []
+        assert mount("remount,ro")
+        code, output = fresh.run()
+        assert code == 2 and "read-only" in output and "Traceback" not in output, output
+    finally:
+        subprocess.run(["umount", str(fresh.root / "results")], check=True)
+
+
 def test_memory_that_runs_out_in_any_stage(fresh: Checkout) -> None:
     """An address space that is raised bit by bit: each run ends with a word or a status, the last one well."""
     for size in range(1, 9):
         code, output = limited(fresh, {resource.RLIMIT_AS: size * 2**30 // 2})
+        print(f"{size / 2} GiB: {code}: {output.splitlines()[-1]}", flush=True)
         assert "Traceback" not in output, output
         assert code in (0, 1, 2) and (code == 0 or output.splitlines()[-1].startswith("error: ")), output
     assert fresh.run()[0] == 0 and is_finished(fresh)

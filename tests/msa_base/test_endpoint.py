@@ -259,6 +259,29 @@ def test_kept_replies_are_read_where_nothing_can_be_written(tmp_path: Path, monk
             opened(server, blocked).chat(["Who?"], 8)
 
 
+def test_a_reply_that_a_server_stopped_is_not_kept(tmp_path: Path) -> None:
+    with canned(lambda body: (200, chat("Par", "abort") if len(server.asked) < 2 else chat("Paris"))) as server:
+        found = [opened(server, tmp_path).chat(["Who?"], 8)[0] for _ in range(3)]
+    assert [(reply.text, reply.status) for reply in found] == [
+        ("Par", "stopped_early"),
+        ("Paris", "ok"),
+        ("Paris", "ok"),
+    ]
+    assert len(server.asked) == 2 and len(files(tmp_path)) == 1
+
+
+def test_embeddings_of_several_batches_are_in_order_and_of_one_width(tmp_path: Path) -> None:
+    def embedded(body: dict) -> tuple[int, Any]:
+        rows = [[float(text)] * (2 if text == "9" else 1) for text in body["input"]]
+        return 200, {"data": [{"index": place, "embedding": row} for place, row in enumerate(rows)]}
+
+    with canned(embedded) as server:
+        endpoint = opened(server, tmp_path)
+        assert endpoint.embed(["3", "1", "2"], batch=2).tolist() == [[3.0], [1.0], [2.0]]
+        with pytest.raises(UserError, match=r"gives embeddings of \[1, 2\] numbers; serve one model"):
+            endpoint.embed(["3", "9"], batch=1)
+
+
 ROUTES = {
     "chat": (chat("Paris"), lambda endpoint, text: endpoint.chat([text], 8)),
     "embed": ({"data": [{"index": 0, "embedding": [1.0, 2.0]}]}, lambda it, text: it.embed([text]).tolist()),

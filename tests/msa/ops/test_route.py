@@ -9,7 +9,7 @@ import torch
 
 from msa.model import router
 from msa.ops import cpu, dispatch, reference
-from msa.ops.keys import Keys
+from msa.ops.keys import Keys, score_error
 from msa.ops.native import native
 from msa.ops.route import Part, route
 
@@ -167,3 +167,22 @@ def test_variants_are_chosen_by_dtype_and_processor():
         assert cpu.query_dtype(torch.empty(3, 64, dtype=converted), "amx_bf16") == torch.bfloat16
     for other in (torch.empty(3, 64).double(), int8[:, :63], bf16[:, ::2], torch.empty(3, 16)):
         assert cpu.variants(other) == ["tiles"]
+
+
+def test_a_question_without_a_token_that_routes_has_no_error():
+    folded, mask, keys, _, _ = shape_of_paper(chunks=30)
+    mask[1] = False
+    error = score_error(folded, mask, Keys.store(keys, "int8"), torch.int8)
+    assert error[0] > 0 and error[1] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_the_error_of_a_score_is_the_bound_that_its_docstring_proves(dtype):
+    folded, mask, keys, _, _ = shape_of_paper(chunks=30)
+    kept, true = Keys.store(keys, "int8"), folded.double()
+    scales = true.abs().amax(-1, keepdim=True) / 127
+    meant = (true / scales).round() * scales if dtype == torch.int8 else folded.to(dtype).double()
+    length, gap, rounded = (x.norm(dim=-1) for x in (true, true - meant, meant))
+    summing = 2**-18 + (0 if dtype == torch.int8 else folded.shape[-1] * 2**-22)
+    bound = length * kept.error + gap * kept.norm + rounded * kept.norm * summing
+    assert score_error(folded, mask, kept, dtype).tolist() == pytest.approx(bound.amax(-1).tolist(), rel=1e-4)
