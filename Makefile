@@ -5,6 +5,7 @@
 # tune             the rivals' settings on the tuning split; the report shows what it found
 # plan             what `reproduce` would need: bytes, FLOPs, hours, what cannot fit      make plan PROFILE=paper
 # bench            routing and the engine here, against what could be used instead; about ten minutes
+# load             many clients ask while the memory is edited, each answer checked      make load PROFILE=tiny SYSTEMS=msa,rag_bm25
 # bench-gpu        checks every kernel on a GPU, then measures, and writes under reports/bench/
 # report-check     opens a finished report in headless Chromium (Debian's package): figures, links, axe    make report-check PROFILE=tiny
 # snapshot         the report of a finished run as small files, for review     make snapshot PROFILE=tiny NAME=tiny
@@ -36,7 +37,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce smoke tune plan bench bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
+.PHONY: reproduce smoke tune plan bench load bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
 .DEFAULT_GOAL := reproduce
 
 reproduce: $(READY)
@@ -56,6 +57,10 @@ plan: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m msa.bench $(BENCH)
 	@$(BIN)/python -m reports.bench results/bench
+
+load: SYSTEMS = msa,rag_bm25,rag_dense
+load: $(READY)
+	@$(BIN)/python -m baselines.checks.load $(EXPERIMENT) --systems $(call quoted,SYSTEMS) $(BENCH)
 
 bench-gpu: $(READY)
 	@$(BIN)/python -m msa.bench --gpu $(BENCH)

@@ -110,6 +110,18 @@ class System(ABC):
     def answer(self, questions: list[Question], view: CorpusView) -> list[Answer]:
         """Answer a batch, in order; a CellStatus where the cell is beyond this system."""
 
+    def over(self, view: CorpusView) -> System:
+        """This system over another view: what answers on once a memory that is being asked was edited.
+
+        It shares models, and what is known of documents that stay. This one still answers over its own view, so a
+        question reads one view from its beginning to its end. Both may be asked by many threads at once. It keeps no
+        answers. Raises UserError where a kind of system, or its parameters, cannot.
+        """
+        raise UserError(
+            f"systems.yaml: kind '{type(self).__module__.removeprefix('baselines.')}' cannot be edited while it answers"
+            " (it has no `over`); name a system of kind msa_system, bm25 or dense"
+        )
+
     def pop_usage(self) -> dict[str, Any]:
         """By role, since this was last asked: what served models cost (msa_base.endpoint.Usage), and what was lost or
         repaired of what models replied (msa_base.replies.Losses).

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from time import perf_counter
@@ -114,6 +115,8 @@ class Postings:
         norms = params.k1 * (1 - params.b + params.b * self.lengths / mean_length)
         scores = np.zeros(len(self.lengths))
         for word, idf in weights:
+            if word >= len(self.by_word.indptr) - 1:  # it came with documents of another view
+                continue
             span = slice(self.by_word.indptr[word], self.by_word.indptr[word + 1])
             rows, counts = self.by_word.indices[span], self.by_word.data[span]
             scores[rows] += idf * (counts * (params.k1 + 1) / (counts + norms[rows]))
@@ -157,10 +160,13 @@ class Statistics:
         rows = list(corpus.replaced)
         self._added = Postings(corpus.added, words)
         lost = Postings([corpus.base[row] for row in rows], words).frequency
-        width = len(lost)  # overlays have brought words that the base lacks
         total_length = base.lengths.sum() + self._added.lengths.sum() - base.lengths[rows].sum()
         self._mean_length = float(total_length) / len(corpus) or 1.0  # no document has a word
-        self._frequency = np.pad(base.frequency, (0, width - len(base.frequency))) - lost + self._added.frequency
+        # each has as many words as were known when it was counted, and another thread may count documents meanwhile
+        counts = base.frequency, lost, self._added.frequency
+        width = max(map(len, counts))
+        of_base, of_lost, of_added = (np.pad(count, (0, width - len(count))) for count in counts)
+        self._frequency = of_base - of_lost + of_added
 
     @cached_property
     def _floor(self) -> float:
@@ -172,7 +178,7 @@ class Statistics:
         return self.params.epsilon * float(times[frequencies] @ idf) / int(times.sum())
 
     def _idf(self, word: int) -> float:
-        frequency = int(self._frequency[word])
+        frequency = int(self._frequency[word]) if word < len(self._frequency) else 0
         if frequency == 0:
             return 0.0
         idf = math.log(len(self.corpus) - frequency + 0.5) - math.log(frequency + 0.5)
@@ -223,6 +229,12 @@ class BM25Retriever(Retriever):
 
     def memory_bytes(self) -> int:
         return self._base.num_bytes
+
+    def over(self, view: CorpusView) -> BM25Retriever:
+        """Words of documents that were met before are not counted again."""
+        found = copy(self)
+        found.ingest(view)
+        return found
 
     def rank(self, questions: list[Question], view: CorpusView, depth: int) -> Ranked:
         ranked, elapsed_s = [], 0.0

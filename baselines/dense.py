@@ -8,6 +8,7 @@ of overlays are embedded when first met and scored beside it, and a replaced doc
 from __future__ import annotations
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -127,7 +128,13 @@ class DenseRetriever(Retriever):
 
     def ingest(self, view: CorpusView) -> None:
         self._embedded.check(view)
-        self._index = self._searchable(len(view.base))
+        self._base, self._index = view.base, self._searchable(len(view.base))
+
+    def over(self, view: CorpusView) -> DenseRetriever:
+        found = copy(self)
+        found._embedded = self._embedded.over(self._base, view)
+        found.ingest(view)
+        return found
 
     def _searchable(self, documents: int) -> Any:
         import faiss

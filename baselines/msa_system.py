@@ -7,6 +7,7 @@ met and routed beside it. ``max_rounds: 1`` is MSA without interleave; ``constra
 from __future__ import annotations
 
 from contextlib import nullcontext
+from copy import copy
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,7 @@ NEEDS = ("model", "index")
 INDEX_NEEDS = ("model",)
 TOKENISED_BYTES = 140  # of a token between tokenizer and model: Python's lists, and what the tokenizer keeps (measured)
 CITATION_TOKENS = 8  # `[123456]` and the end of a citation
+MOST_EDITS = 24  # segments that a bank gets by edits while it answers, before all of few documents are joined
 SCAN_TILE = 2048  # chunks that are scored at once (msa.ops.keys.Scan)
 
 
@@ -123,14 +125,49 @@ class MSASystem(System):
         ends = [0, len(view.base) // 2, len(view.base) - 1] if len(view.base) else []
         if [view.base[place].doc_id for place in ends] != self._base.doc_ids[ends].tolist():
             raise UserError("the bank is of another corpus than its view: run `baselines.drivers.index` again")
-        self._view = view
+        self._view, self._segments = view, len(self._base.segments)
         if self._others:
             with self._others.at_work():
                 self._shard, self._scans = sharded.hold(self._base, self.tiers, self.model.device)
         else:
-            settled = self.tiers.fitted(self._base, self.model.device)
-            self._shard = placed(self._base, settled, self.model.device)
-            self._scans = scans_of(self._shard, settled.scan)
+            self._settled = self.tiers.fitted(self._base, self.model.device)
+            self._shard = placed(self._base, self._settled, self.model.device)
+            self._scans = scans_of(self._shard, self._settled.scan)
+
+    def over(self, view: CorpusView) -> MSASystem:
+        """Documents that the present view lacks are encoded, and the others stay where they are."""
+        if self.params.ranks > 1:
+            raise UserError(
+                "systems.yaml: params: ranks: a sharded bank cannot be edited while it answers; set it to 1"
+            )
+        before, after = set(self._view.base), set(view.base)
+        gone, fresh = ([d for d in of.base if d not in others] for of, others in ((self._view, after), (view, before)))
+        changed = {document.doc_id for document in gone} & {document.doc_id for document in fresh}
+        found = copy(self)
+        found._view, found._base = view, self._base.snapshot()
+        found._base.remove([document.doc_id for document in gone if document.doc_id not in changed])
+        for edit, wanted in ((found._base.replace, True), (found._base.add, False)):
+            if documents := [document for document in fresh if (document.doc_id in changed) is wanted]:
+                edit(self.encoder.segment(documents))
+        if len(found._base.segments) > self._segments + MOST_EDITS:
+            found._base.compact()
+        found._place(self)
+        return found
+
+    def _place(self, before: MSASystem) -> None:
+        """Put into their tiers what the bank has more than it had ``before``."""
+        placed_before = zip(before._base.segments, before._shard.segments, before._scans, strict=True)
+        known = {id(segment.layers): (there, scans) for segment, there, scans in placed_before}
+        self._shard, self._scans = Bank(self._base.signature, [], None, self._base.corpus), []
+        for segment in self._base.segments:
+            if id(segment.layers) in known:
+                there, scans = known[id(segment.layers)]
+                there = replace(there, live=segment.live)
+            else:
+                fresh = placed(Bank(self._base.signature, [segment]), self._settled, self.model.device)
+                there, scans = fresh.segments[0], scans_of(fresh, self._settled.scan)[0]
+            self._shard.segments.append(there)
+            self._scans.append(scans)
 
     def close(self) -> None:
         """Let the other ranks go."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,24 @@ class EmbeddedCorpus:
         """Raise a UserError where the view's base is no prefix of what was indexed."""
         if [*view.rows] != self.tensors["doc_ids"][: len(view.base)].tolist():
             raise UserError("the dense index is of another corpus than its view: run `baselines.drivers.index` again")
+
+    def over(self, before: Sequence[Document], view: CorpusView) -> EmbeddedCorpus:
+        """The embeddings of another view's base, of which most documents stand among those ``before``."""
+        rows = {document: row for row, document in enumerate(before)}
+        self.embed(document for document in view.base if document not in rows)
+        tail = self.tensors["embeddings"]
+        vectors = [tail[rows[item]] if item in rows else self._added[item] for item in view.base]
+        found = copy(self)
+        found.tensors = {"embeddings": np.asarray(vectors, np.float32).reshape(-1, tail.shape[1])}
+        found.tensors["doc_ids"] = view.base_ids
+        if (centroids := self.tensors.get("centroids")) is not None:
+            lists = self.tensors["list"]
+            nearest = [
+                lists[rows[item]] if item in rows else (centroids @ vector).argmax()
+                for item, vector in zip(view.base, vectors, strict=True)
+            ]
+            found.tensors |= {"centroids": centroids, "list": np.asarray(nearest, np.int64)}
+        return found
 
     def embed(self, documents: Iterable[Document]) -> None:
         """Embed those documents of overlays that were not met before."""

@@ -50,7 +50,7 @@ class ReadingSystem(System):
     def __init__(self, resources: Resources, reader: ReadingModel | None = None) -> None:
         self.reader = reader or open_reader(resources.model, resources.threads)
         self.models = {"reader": self.reader}
-        self._read: dict[tuple, Generation] = {}
+        self._read: dict[tuple, Generation] | None = {}  # None keeps none
         self._view: CorpusView | None = None
 
     def ingest(self, view: CorpusView) -> None:
@@ -66,10 +66,11 @@ class ReadingSystem(System):
         inputs = self.select(questions, view)
         pairs = [(found.documents, question) for found, question in zip(inputs, questions, strict=True)]
         keys = [_prompt_key(*pair) for pair in pairs]
-        unread = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in self._read}
+        read = {} if self._read is None else self._read
+        unread = {key: pair for key, pair in zip(keys, pairs, strict=True) if key not in read}
         if unread:
-            self._read.update(zip(unread, self.reader.answer(list(unread.values())), strict=True))
-        generations = [self._read[key] for key in keys]
+            read.update(zip(unread, self.reader.answer(list(unread.values())), strict=True))
+        generations = [read[key] for key in keys]
         return [read_answer(*item) for item in zip(questions, inputs, generations, strict=True)]
 
 

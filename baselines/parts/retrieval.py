@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from baselines.base import Resources, load_plugin
 from baselines.parts.models import ReadingModel
 from baselines.parts.reading import RagParams, ReaderInput, ReadingSystem
+from msa_base.errors import UserError
 from msa_base.records import CorpusView, Document, LayeredCorpus, Question, tie_order
 
 StageParams = dict[str, dict[str, Any]]  # of retrievers that another opens, by their kind
@@ -51,6 +53,10 @@ class Retriever(ABC):
     def memory_bytes(self) -> int:
         """Bytes kept for the view beside the index directory."""
         return 0
+
+    def over(self, view: CorpusView) -> Retriever:
+        """This retriever over another view, as :meth:`baselines.base.System.over` has it."""
+        raise UserError(f"systems.yaml: '{self.stage}' cannot be edited while it answers; name bm25 or dense")
 
 
 def best_places(
@@ -90,6 +96,11 @@ class RetrievalSystem(ReadingSystem):
 
     def memory_bytes(self, view: CorpusView) -> int:
         return self.retriever.memory_bytes()
+
+    def over(self, view: CorpusView) -> RetrievalSystem:
+        found = copy(self)
+        found.retriever, found._view, found._read = self.retriever.over(view), view, None
+        return found
 
     def select(self, questions: list[Question], view: CorpusView) -> list[ReaderInput]:
         """Rank for all questions; each bears its share of the time."""

@@ -63,13 +63,15 @@ class Bank:
     """A memory bank: segments in order. A prefix of a bank is a bank.
 
     ``directory`` is None for a bank that lives in memory alone; edits of one with a directory are written at once.
+    An edit never changes a list of segments that stands, so a :meth:`snapshot` can be asked while the bank is edited,
+    by one writer at a time.
     """
 
     signature: Signature
     segments: list[Segment]
     directory: Path | None = None
     corpus: str = ""
-    _index: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    _index: tuple[list[Segment], Tensor, Tensor] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         """Live documents."""
@@ -85,6 +87,10 @@ class Bank:
         """Ids of the live documents in order [N]."""
         nothing = torch.zeros(0, dtype=torch.long)
         return torch.cat([nothing, *(segment.doc_ids[segment.live] for segment in self.segments)])
+
+    def snapshot(self) -> Bank:
+        """The bank as it stands, in memory, sharing storage: no edit of either reaches the other."""
+        return Bank(self.signature, self.segments, None, self.corpus)
 
     def prefix(self, documents: int) -> Bank:
         """The first live documents, sharing storage; a UserError where there are fewer."""
@@ -117,17 +123,21 @@ class Bank:
 
     def locate(self, doc_ids: Sequence[int]) -> list[tuple[int, int] | None]:
         """Segment and place of live documents by id, None where there is none."""
-        if not self.segments:
+        return self._locate(self.segments, doc_ids)
+
+    def _locate(self, segments: list[Segment], doc_ids: Sequence[int]) -> list[tuple[int, int] | None]:
+        if not segments:
             return [None] * len(doc_ids)
-        if self._index is None:
-            ids = torch.cat([segment.doc_ids for segment in self.segments])
-            live = torch.cat([segment.live for segment in self.segments]).nonzero().squeeze(1)
+        index = self._index
+        if index is None or index[0] is not segments:  # an edit came since, or comes just now
+            ids = torch.cat([segment.doc_ids for segment in segments])
+            live = torch.cat([segment.live for segment in segments]).nonzero().squeeze(1)
             order = live[ids[live].argsort()]
-            self._index = ids[order], order
-        ids, order = self._index
+            index = self._index = segments, ids[order], order
+        _, ids, order = index
         wanted = torch.tensor(list(doc_ids), dtype=torch.long)
         places = torch.searchsorted(ids, wanted)
-        starts = torch.tensor([0, *map(len, self.segments)]).cumsum(0)
+        starts = torch.tensor([0, *map(len, segments)]).cumsum(0)
         found: list[tuple[int, int] | None] = [None] * len(wanted)
         for asked, (doc_id, place) in enumerate(zip(wanted.tolist(), places.tolist(), strict=True)):
             if place < len(ids) and int(ids[place]) == doc_id:
@@ -137,8 +147,9 @@ class Bank:
         return found
 
     def document(self, doc_id: int) -> Document | None:
-        found = self.locate([doc_id])[0]
-        return None if found is None else self.segments[found[0]].document(found[1])
+        segments = self.segments
+        found = self._locate(segments, [doc_id])[0]
+        return None if found is None else segments[found[0]].document(found[1])
 
     def add(self, segment: Segment, **numbers: float) -> None:
         """Add documents of new ids (else a UserError) at the end; the manifest keeps ``numbers`` beside them."""
@@ -199,7 +210,7 @@ class Bank:
             manifest.model_copy(update={"segments": entries}).write(self.directory / MANIFEST)
             for file in known.keys() - {entry["file"] for entry in entries}:
                 (self.directory / file).unlink(missing_ok=True)
-        self.segments, self._index = segments, None
+        self.segments = segments
 
     @classmethod
     def create(cls, directory: Path, signature: Signature, corpus: str = "") -> Bank:

@@ -274,7 +274,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
         from msa_base.errors import run_command
 
         monkeypatch.setattr(sys, "argv", [module, *arguments])
-        room = "checks" if module in ("check", "contract") else "drivers"
+        room = "checks" if module in ("check", "contract", "load") else "drivers"
         with pytest.raises(SystemExit) as ended:
             run_command(importlib.import_module(f"baselines.{room}.{module}").main)
         return ended.value.code

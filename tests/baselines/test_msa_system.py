@@ -13,8 +13,10 @@ import pytest
 
 from baselines import msa_system
 from baselines.base import CellStatus, IndexResources, Resources
+from baselines.checks.load import circle
 from baselines.drivers.supervise import expected_failure
-from msa_base.records import Answer, CorpusView, Document, Question
+from msa_base.errors import UserError
+from msa_base.records import Answer, CorpusView, Document, Question, without_costs
 from msa_base.specs import IndexSpec, SystemSpec
 from msa_base.tables import write_table
 from tests.baselines.conftest import make_corpus, make_view
@@ -85,3 +87,30 @@ def attempt(work: Callable[[], Any]) -> Any:
 def plain(answer: Answer) -> Answer:
     """An answer without its seconds."""
     return replace(answer, first_token_s=None, total_s=None, stage_s={})
+
+
+def test_an_edited_memory_answers_as_a_rebuilt_one_and_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(msa_system, "MOST_EDITS", 3)  # so that segments are joined on the way
+    rng, model = random.Random(0), make_checkpoint(tmp_path / "model", routed_layers=(2, 3))
+    view, questions = make_view(rng, make_corpus(rng, 12))
+    asked = [replace(question, overlay_id=None) for question in questions[:2]]
+    states = [CorpusView(state, {}) for state in circle(view.base, [view.base[place].doc_id for place in (0, 5, 11)])]
+    system = opened(model, list(view.base), tmp_path / "tail")
+    system.ingest(states[0])
+    systems = [system]
+    for state in [*states[1:], states[0]]:
+        systems.append(systems[-1].over(state))
+    wanted = []
+    for number, state in enumerate(states):
+        (tmp_path / str(number)).mkdir()
+        rebuilt = opened(model, list(state.base), tmp_path / str(number))
+        wanted.append(without_costs(rebuilt.answer(asked, state)))
+    assert len({str(said) for said in wanted}) > 3
+    for found, state, said in zip(systems, [*states, states[0]], [*wanted, wanted[0]], strict=True):
+        assert without_costs(found.answer(asked, state)) == said
+    assert max(len(found._base.segments) for found in systems) <= 4
+    system.params = replace(system.params, ranks=2)
+    with pytest.raises(UserError, match="ranks: a sharded bank cannot be edited"):
+        system.over(states[1])

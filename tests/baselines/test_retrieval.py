@@ -16,7 +16,7 @@ from baselines.base import IndexResources, Resources
 from baselines.hybrid import fuse
 from baselines.parts.retrieval import RetrievalSystem
 from msa_base.errors import UserError
-from msa_base.records import CorpusView, Document, Question, tie_order
+from msa_base.records import CorpusView, Document, Question, tie_order, without_costs
 from msa_base.specs import IndexSpec, SystemSpec
 from msa_base.tables import write_table
 from tests.baselines.conftest import FakeReranker, make_corpus, make_view, sentence
@@ -218,3 +218,48 @@ def test_bm25_counts_chinese_by_character() -> None:
     assert dict(zip((list(words.ids)[index] for index in ids), counts.tolist(), strict=True)) == {
         "北": 2, "京": 1, "的": 1, "ios": 1, "9": 1,
     }  # fmt: skip
+
+
+def test_an_older_bm25_view_is_asked_for_words_that_only_a_newer_one_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    view = CorpusView([Document(1, "the cat", 3), Document(2, "a dog", 3), Document(3, "a fish", 3)], {})
+    edited = CorpusView([*view.base, Document(4, "zebra and cat", 4)], {})
+    question = Question("q", "zebra cat", "", 4)
+    old = open_bm25()
+    old.ingest(view)
+
+    def answers() -> list[list[int]]:
+        return [
+            system.answer([question], of)[0].routed_doc_ids["bm25"][:2] for system, of in ((old, view), (new, edited))
+        ]
+
+    new = old.over(edited)
+    assert answers() == [[1, *answers()[0][1:]], [4, 1]]
+    # documents of an edit are counted between two steps of counting an overlay
+    counted, (view, questions) = bm25.Postings.__init__, make_view(random.Random(1), make_corpus(random.Random(1), 20))
+    system = open_bm25()
+    system.ingest(view)
+
+    def count_more(self: bm25.Postings, documents: list[Document], words: bm25.Words) -> None:
+        counted(self, documents, words)
+        words.bag(f"new{len(words.ids)} words{len(words.ids)}")
+
+    wanted = without_costs(open_bm25().answer(questions, view))
+    monkeypatch.setattr(bm25.Postings, "__init__", count_more)
+    assert without_costs(system.answer(questions, view)) == wanted
+
+
+@pytest.mark.parametrize("structure", ["flat", "ivf"])
+def test_an_edited_dense_corpus_ranks_as_one_indexed_anew(structure: str, tmp_path: Path) -> None:
+    rng = random.Random(3)
+    base = make_corpus(rng, 40)
+    view, questions = make_view(rng, base)
+    edited = [*base[3:], Document(base[1].doc_id, sentence(rng), 40), Document(7, sentence(rng), 40)]
+    system = open_dense(base, tmp_path, structure, probes=100)
+    system.ingest(view)
+    before = without_costs(system.answer(questions[:1], view))
+    over = system.over(CorpusView(edited, {}))
+    asked = [Question(item.question_id, item.text, "", 8) for item in questions]
+    (tmp_path / "new").mkdir()
+    anew = open_dense(edited, tmp_path / "new", structure, probes=100).answer(asked, CorpusView(edited, {}))
+    assert without_costs(over.answer(asked, over._view)) == without_costs(anew)
+    assert without_costs(system.answer(questions[:1], view)) == before

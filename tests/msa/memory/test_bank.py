@@ -133,6 +133,31 @@ def test_a_removed_document_may_come_again(encoder, documents):
     )
 
 
+def test_a_snapshot_stays_as_it_was(tmp_path, encoder, documents):
+    bank = stream(encoder, documents, tmp_path / "bank")
+    before, ids = bank.snapshot(), bank.doc_ids.tolist()
+    bank.remove(ids[:2])
+    bank.replace(encoder.segment([replace(documents[4], text="gamma")]))
+    bank.compact()
+    assert before.doc_ids.tolist() == ids
+    assert [before.document(doc_id).text for doc_id in ids] == [document.text for document in documents]
+    before.remove(ids[2:3])
+    assert bank.document(ids[2]).text == documents[2].text and bank.document(ids[4]).text == "gamma"
+
+
+def test_an_edit_while_a_document_is_looked_up_is_not_forgotten(encoder, documents, monkeypatch):
+    bank, argsort = encoder.bank(documents), torch.Tensor.argsort
+
+    def edit_meanwhile(ids, *arguments):
+        monkeypatch.setattr(torch.Tensor, "argsort", argsort)
+        bank.remove([documents[3].doc_id])
+        return argsort(ids, *arguments)
+
+    monkeypatch.setattr(torch.Tensor, "argsort", edit_meanwhile)
+    assert bank.document(documents[3].doc_id) is not None  # it was there when the look-up began
+    assert bank.document(documents[3].doc_id) is None
+
+
 def test_impossible_edits_change_nothing(tmp_path, encoder, documents):
     bank = stream(encoder, documents[:5], tmp_path / "bank")
     before = (tmp_path / "bank" / "bank.json").read_text()
