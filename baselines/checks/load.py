@@ -75,7 +75,7 @@ class Asked:
     said: Said
 
 
-class Served:
+class ServedSystem:
     """A system that is asked by many threads while one other edits its memory.
 
     A thread of its own answers together all questions that wait, over the memory as it stands when they are taken.
@@ -131,7 +131,7 @@ class Editor:
     ``switches``: the moments between which each edit was made, and the state that it made.
     """
 
-    served: Served
+    served: ServedSystem
     states: list[CorpusView]
     switches: list[tuple[float, float, int]] = field(default_factory=lambda: [(0.0, 0.0, 0)])
 
@@ -224,7 +224,7 @@ def right_answers(
 
 
 def ask(
-    served: Served, questions: Sequence[Question], clients: int, bar: tqdm, begun: Callable[[int], None]
+    served: ServedSystem, questions: Sequence[Question], clients: int, bar: tqdm, begun: Callable[[int], None]
 ) -> list[Asked]:
     """Have questions answered by so many threads, each of which asks its next one when it has its answer.
 
@@ -262,7 +262,7 @@ def wrong(scene: Scene, editor: Editor, asked: Sequence[Asked]) -> list[str]:
 
 
 def measure(
-    served: Served, scene: Scene, clients: int, count: int, per_edit: int, name: str
+    served: ServedSystem, scene: Scene, clients: int, count: int, per_edit: int, name: str
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """Two rows, without edits and with them, and the wrong answers."""
     draw, editor = random.Random(SEED), Editor(served, scene.states)
@@ -272,12 +272,12 @@ def measure(
     spent_s, processor_s = ({False: 0.0, True: 0.0} for _ in range(2))
     with tqdm(total=2 * count, desc=f"{name}, {clients} clients", unit="question") as bar:
         for size, edits in itertools.product(sizes, (False, True)):
-            block = draw.choices(scene.questions, k=size)
+            block, before = draw.choices(scene.questions, k=size), len(asked[True])
             start_s, used_s = perf_counter(), process_time()
-            with editor.at_work(size // per_edit if edits else 0) as due:
+            with editor.at_work(((before + size) // per_edit - before // per_edit) * edits) as due:
 
-                def begun(place: int, due: threading.Semaphore = due) -> None:
-                    if place % per_edit == per_edit // 2:
+                def begun(place: int, due: threading.Semaphore = due, before: int = before) -> None:
+                    if (before + place + 1) % per_edit == 0:
                         due.release()
 
                 asked[edits] += ask(served, block, clients, bar, begun)
@@ -313,7 +313,7 @@ def load_system(evaluation: Evaluation, cell: Cell, chosen: argparse.Namespace) 
         system.ingest(tail)
         system.over(tail)  # one that cannot says so at once
         scene = open_scene(evaluation, cell, chosen.edited)
-        served = Served(system, scene.states[0])
+        served = ServedSystem(system, scene.states[0])
         closing_down.callback(served.close)
         for question in scene.questions:  # warms up
             served.answer(question)

@@ -49,14 +49,14 @@ def test_one_stale_answer_is_told_with_its_state() -> None:
 def test_a_system_that_keeps_an_old_memory_is_told(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    edit, passed = load.Served.edit, []
+    edit, passed = load.ServedSystem.edit, []
 
-    def edit_a_few(self: load.Served, view: CorpusView) -> None:
+    def edit_a_few(self: load.ServedSystem, view: CorpusView) -> None:
         passed.append(view)
         if len(passed) < 6:
             edit(self, view)
 
-    monkeypatch.setattr(load.Served, "edit", edit_a_few)
+    monkeypatch.setattr(load.ServedSystem, "edit", edit_a_few)
     assert run(workplace, "rag_bm25") == 1
     assert "is that of state" in capfd.readouterr().out
 
@@ -64,13 +64,13 @@ def test_a_system_that_keeps_an_old_memory_is_told(
 def test_a_mixed_answer_is_told(
     workplace: Workplace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    answer, count = load.Served.answer, iter(range(10**6))
+    answer, count = load.ServedSystem.answer, iter(range(10**6))
 
-    def mix(self: load.Served, question: load.Question) -> load.Said:
+    def mix(self: load.ServedSystem, question: load.Question) -> load.Said:
         said = answer(self, question)
         return said if next(count) != 100 else (*said[:1], said[1] + "x", *said[2:])
 
-    monkeypatch.setattr(load.Served, "answer", mix)
+    monkeypatch.setattr(load.ServedSystem, "answer", mix)
     assert run(workplace, "rag_bm25") == 1
     assert "1 of 240 answers are wrong or stale" in capfd.readouterr().out
 
