@@ -2,6 +2,7 @@
 #                  SYSTEMS: main (the profile's, the default), all, or names with commas between
 #                  DATA: where fetched sets and novels lie             make reproduce PROFILE=qa DATA=DIR
 # smoke            the whole pipeline in about two minutes: every stage once, at 16K, with models of a few steps
+#                  SYSTEMS: all, unless some are named                  make smoke SYSTEMS=rag_bm25
 # tune             the rivals' settings on the tuning split; the report shows what it found
 # plan             what `reproduce` would need: bytes, FLOPs, hours, what cannot fit      make plan PROFILE=paper
 # bench            routing and the engine here, against what could be used instead; about ten minutes
@@ -21,12 +22,14 @@
 # versions         the tests under Python 3.11 to 3.13 and torch 2.11 to 2.13      make versions
 # lint             style and layers
 # clean            a profile's results; the environment stays
+# help             this list
 # Each sets up what it needs by itself: Python >= 3.11, make and a C compiler are enough.
 
 PROFILE ?= tiny
 NAME ?= $(PROFILE)
 DATA ?=
 SYSTEMS ?= main
+ALL := all
 BENCH ?=
 PYTHON ?= python3
 CHECKS := baselines.checks.check tasks.check reports.check
@@ -37,8 +40,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: reproduce smoke tune plan bench load bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
+.PHONY: help reproduce smoke tune plan bench load bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
 .DEFAULT_GOAL := reproduce
+
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 reproduce: $(READY)
 	@set -e; for check in $(CHECKS); do $(BIN)/python -m $$check $(EXPERIMENT); done
@@ -46,7 +52,7 @@ reproduce: $(READY)
 	@cat results/$(call quoted,PROFILE)/report/summary.txt
 
 smoke:
-	@$(MAKE) --no-print-directory reproduce PROFILE=smoke SYSTEMS=all
+	@$(MAKE) --no-print-directory reproduce PROFILE=smoke SYSTEMS=$(call quoted,$(if $(filter file,$(origin SYSTEMS)),ALL,SYSTEMS))
 
 tune: $(READY)
 	@$(BIN)/python -m msa_base.workflow tuning $(EXPERIMENT) --systems $(call quoted,SYSTEMS)

@@ -41,7 +41,7 @@ KINDS = {
         "systems",
         "  {name}: {{kind: {name}, title: {title}}}\n",
         (r"^(systems: \[.*)\]$", "{name}", "]"),
-        "make reproduce PROFILE=smoke SYSTEMS={name}\n"
+        "make smoke SYSTEMS={name}    # then results/smoke/report/index.html, under Leaderboards\n"
         "  .venv/bin/python -m baselines.checks.contract --profile smoke --system {name}",
     ),
     "task": Kind(
@@ -51,7 +51,8 @@ KINDS = {
         "  {name}:\n    kind: {name}\n    corpus: facts\n    metric: contains\n    role: scenario\n    title: {title}\n"
         "    params: {{replicates: 1, head_tokens: 8000}}\n",
         (r"^(tasks: \{.*)\}$", "{name}: 16", "}"),
-        "make reproduce PROFILE=smoke SYSTEMS=rag_bm25",
+        "make smoke SYSTEMS=rag_bm25    # then results/smoke/report/index.html, under Leaderboards\n"
+        "  .venv/bin/python -m tasks.stages.prepare task --profile smoke --task {name}",
     ),
 }
 

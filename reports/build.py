@@ -29,10 +29,11 @@ from reports.evidence import NOT_MEASURED, Evidence
 from reports.figures import cost, heat, look, pareto, quality
 from reports.figures.panel import Panel, Swatch, panels
 from reports.published.reference import Reference, read_reference
-from reports.tables import causes, cells, costs, judges, leaderboard, provenance, scores
+from reports.tables import causes, cells, costs, judges, leaderboard, pdf, provenance, scores
 from reports.tables.linked import linked
 from reports.tables.table import SHORT, Table, words
 
+PDF = "tables.pdf"
 TEMPLATES = Path(__file__).parent / "templates"
 ACCURACY = quality.overview, quality.scaling, heat.needles, heat.needle_depths, heat.needle_subtasks
 METHOD = quality.recall, quality.interleave
@@ -125,6 +126,15 @@ class Report:
         drawn = {name: draw(self.evidence, self.reference) for name, draw in FIGURES.items()}
         drawn["roofline"] = None if self.routing is None else bench.roofline(self.routing)
         return {name: figure for name, figure in drawn.items() if figure}
+
+    @property
+    def reviewed(self) -> list[Table]:
+        """The tables that a review needs: headline, verdicts, scores at the ends of the contexts, comparisons, cost."""
+        tables = self.tables
+        claims = tables["claims"].only("title", "published", "measured", "unit", "where", "verdict")
+        names = [f"scores_{context}" for context in self.evidence.ends]
+        names += ["interleave", "comparisons", "cost", "growth"]
+        return [table for table in (self.headline, claims, *(tables[name] for name in names)) if table.rows]
 
     @property
     def figures(self) -> dict[str, str]:
@@ -234,12 +244,14 @@ def build(evidence: Evidence) -> str:
     for table in report.tables.values():
         with whole_file(folder / f"{table.name}.csv") as temporary:
             table.frame.to_csv(temporary, index=False)
+    with whole_file(folder / PDF) as temporary:
+        pdf.write(temporary, report.reviewed, f"MSA, profile {evidence.experiment.name}")
     summary = report.summary(folder / "index.html")
     pages = {"summary.txt": f"{summary}\n", "predictions.html": answers(evidence), "index.html": page}
     for name, text in pages.items():
         with whole_file(folder / name) as temporary:
             temporary.write_text(text)
-    names = [*pages, *(f"{table}.csv" for table in report.tables)]
+    names = [*pages, PDF, *(f"{table}.csv" for table in report.tables)]
     write_seal(folder / SEAL, Stages(evidence.experiment).report(), names)
     return summary
 

@@ -9,7 +9,7 @@ from reports.published.reference import Reference
 from reports.statistics import Interval, difference, loss, ratio
 from reports.tables.table import Column, IntervalColumn, Table, cell_columns, figure, plain
 
-Number = tuple[str, Interval | SummaryRow | None, str]  # what it is, its value with interval, its unit
+Number = tuple[str, Interval | SummaryRow | None, str, list[CellKey]]  # what, value with interval, unit, of which cells
 HEADLINED = ("scaling", "needles", "multi_hop")  # roles of tasks with numbers of their own
 
 
@@ -28,14 +28,19 @@ def numbers(evidence: Evidence, reference: Reference) -> Iterator[Number]:
 def _over_contexts(evidence: Evidence, system: str, task: str) -> Iterator[Number]:
     points, title = evidence.points(system, task), evidence.title(task)
     if not points:
-        yield (f"MSA, {title}", None, "")
+        yield (f"MSA, {title}", None, "", [])
         return
     first, last = points[0], points[-1]
     for row in dict.fromkeys((first, last)):
-        yield (f"MSA, {title} at {row.context}", row, "")
+        yield (f"MSA, {title} at {row.context}", row, "", [])
     pairs = evidence.pairs(evidence.members(task), (system, last.context), (system, first.context))
     if first is not last and pairs and first.value:
-        yield (f"MSA, {title}, lost from {first.context} to {last.context}", loss(*pairs).scaled(100), "%")
+        label, cells = f"lost from {first.context} to {last.context}", [_cell(last), _cell(first)]
+        yield (f"MSA, {title}, {label}", loss(*pairs).scaled(100), "%", cells)
+
+
+def _cell(row: SummaryRow) -> CellKey:
+    return CellKey(row.system, row.task, row.context)
 
 
 def _worst_recall(evidence: Evidence, system: str, task: str) -> Number:
@@ -43,11 +48,11 @@ def _worst_recall(evidence: Evidence, system: str, task: str) -> Number:
     first_round = [metric for metric in evidence.recalls(system, task) if metric.count("/") == 1]
     rows = [row for metric in first_round for row in evidence.points(system, task, metric)]
     if not rows:
-        return f"MSA, routing {RECALL}", None, ""
+        return f"MSA, routing {RECALL}", None, "", []
     largest = max(row.context_tokens for row in rows)
     worst = min((row for row in rows if row.context_tokens == largest), key=lambda row: row.value)
     layer = worst.metric.removeprefix(f"{RECALL}/")
-    return f"MSA, routing {RECALL} at {worst.context}, the lowest layer ({layer})", worst, ""
+    return f"MSA, routing {RECALL} at {worst.context}, the lowest layer ({layer})", worst, "", []
 
 
 def _interleave(evidence: Evidence, ours: str, without: str, task: str) -> Iterator[Number]:
@@ -55,10 +60,11 @@ def _interleave(evidence: Evidence, ours: str, without: str, task: str) -> Itera
     label = f"{evidence.title(task)}, with interleave"
     for context in reversed(evidence.contexts):
         if pairs := evidence.pairs([task], (ours, context), (without, context)):
-            yield (f"{label} over without at {context}", ratio(*pairs), "x")
-            yield (f"{label} minus without at {context}", difference(*pairs).scaled(100), "points")
+            cells = [CellKey(system, task, context) for system in (ours, without)]
+            yield (f"{label} over without at {context}", ratio(*pairs), "x", cells)
+            yield (f"{label} minus without at {context}", difference(*pairs).scaled(100), "points", cells)
             return
-    yield (f"{label} and without", None, "")
+    yield (f"{label} and without", None, "", [])
 
 
 def cells_measured(evidence: Evidence) -> str:
@@ -72,6 +78,7 @@ def cells_measured(evidence: Evidence) -> str:
 def headline(evidence: Evidence, reference: Reference) -> Table:
     """The headline numbers as a table."""
     columns = [Column("what", "Number"), IntervalColumn("value", "Value", figure), Column("unit", "Unit")]
+    columns.append(Column("of"))
     return Table("headline", "Headline numbers", columns, list(numbers(evidence, reference)))
 
 

@@ -27,11 +27,8 @@ README, RESULTS = "README.md", "RESULTS.md"
 
 def results(report: Report) -> str:
     """The results in Markdown: headline, verdicts, scores at the ends of the contexts, and cost; one number a cell."""
-    evidence, tables = report.evidence, report.tables
-    claims = tables["claims"].only("title", "published", "measured", "unit", "where", "verdict")
-    made = [report.headline, claims, *(tables[f"scores_{context}"] for context in evidence.ends)]
-    made += [tables["interleave"], tables["comparisons"], tables["cost"], tables["growth"]]
-    parts = [f"## {markdown_text(table.title)}\n\n{table.markdown()}" for table in made if table.rows]
+    evidence = report.evidence
+    parts = [f"## {markdown_text(table.title)}\n\n{table.markdown()}" for table in report.reviewed]
     parts.append("## Scores with 95 % intervals\n")
     for task in scores.tasks_of_scores(evidence):
         table = scores.scores(evidence, [task], evidence.ends)

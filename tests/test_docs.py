@@ -15,6 +15,7 @@ PAGES = [
     ROOT / "results" / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+UNLED = {"README.md", "ARCHITECTURE.md", "LOG.md"}  # they are read, not run
 OURS = ("msa_base", "msa", "tasks", "baselines", "reports")
 
 
@@ -57,6 +58,11 @@ def test_commands_and_paths_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     assert not set(re.findall(r"(?:^ {4}|`)make ([a-z][\w-]*)", text, flags=re.MULTILINE)) - targets
     assert "../shared" not in text
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in UNLED], ids=lambda path: path.name)
+def test_a_page_begins_with_its_one_command(page: Path) -> None:
+    assert re.match(r"# .+\n\n    (\.venv/bin/)?(make|python|WANDB_MODE=online make) ", page.read_text())
 
 
 def test_the_readme_is_short() -> None:

@@ -221,7 +221,8 @@ class Mirror:
             for directory in set(directories) - set(left):
                 shutil.rmtree(directory, ignore_errors=True)
             if left:
-                raise NotMirrored(f"{len(left)} of {len(directories)} runs were not sent")
+                mend = "without a key: .venv/bin/wandb login"
+                raise NotMirrored(f"{len(left)} of {len(directories)} runs were not sent; {mend}")
 
 
 def sync_command(directories: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ ABOUT = {
     "failures": ["ours"],
 }
 OF_LATENCY = {"cost", "growth", "stages"}
-PUBLISHED = "published"  # the column of what a paper says
+PUBLISHED = {"published", "source"}  # columns of what a paper says
+WORDED = {"source", "where", "needed", "method"}  # columns of claims whose words hold figures
 
 
 class LinkedCell(NamedTuple):
@@ -56,7 +58,7 @@ def linked(table: Table, evidence: Evidence, reference: Reference) -> list[Linke
         for column, value in zip(table.columns, values, strict=True):
             if column.title:
                 own = sources.of(evidence, value) if isinstance(value, SummaryRow) else links
-                fields += _fields(column, value, published if column.name == PUBLISHED else own)
+                fields += _fields(column, value, published if column.name in PUBLISHED else own)
         score, strip = named.get("value"), None
         if isinstance(score, SummaryRow) and score.low is not None:
             strip = 100 * score.value, 100 * score.low, 100 * score.high
@@ -71,7 +73,8 @@ def _fields(column: Any, value: Any, links: list[str]) -> Iterator[LinkedCell]:
         number = isinstance(raw, int | float) and not isinstance(raw, bool) and not math.isnan(raw)
         more = f"first of {len(links)} records" if number and len(links) > 1 else ""
         tip = "; ".join(filter(None, (shown.tip, more)))
-        link = links[0] if links and number else ""
+        says_figure = column.name in WORDED and re.search(r"\d", shown.text)
+        link = links[0] if links and (number or says_figure) else ""
         yield LinkedCell(shown.text, shown.tone, tip, link, title, _sort(shown.text, raw), number)
 
 
@@ -88,6 +91,8 @@ def _sort(text: str, raw: Any) -> str:
 def records(table: str, row: Mapping[str, Any], evidence: Evidence, reference: Reference) -> list[str]:
     """The records that a row came from: those of the cells that its columns name."""
     roles, profile = reference.played_by, evidence.experiment.profile
+    if table == "headline":
+        return sources.runs(evidence, row["of"])
     if table == "claims":
         return of_claim(row, evidence, reference)
     if table == "tuning":
@@ -106,11 +111,11 @@ def of_claim(row: Mapping[str, Any], evidence: Evidence, reference: Reference) -
     """The records behind the verdict on a claim: both sides at the contexts that it was measured at."""
     claim = reference.claims[row["claim"]]
     measure = claim.measure(evidence.experiment.name)
-    if measure is None or row["measured"] is None:
+    if measure is None:
         return []
     if claim.statistic == "slope":
         return sources.latency(evidence, claim.first.system)
-    named = [word for word in row["where"].split() if word in evidence.contexts]
+    named = [word for word in re.findall(r"\w+", row["where"]) if word in evidence.contexts]
     first, second = claim.first.system, claim.second.system
     if first == second or len(named) < 2:
         sides = [(system, context) for system in dict.fromkeys((first, second)) for context in named]

@@ -95,7 +95,7 @@ def test_a_search_is_shown_beside_the_setting_that_was_evaluated(evidence) -> No
 def test_the_page_stands_alone(built) -> None:
     _, page, _ = built
     links = re.findall(r'(?:src|href)="([^"]+)"', page)
-    near = ("data:,", "#", "../", "predictions.html", PAPER)
+    near = ("data:,", "#", "../", "predictions.html", "tables.pdf", PAPER)
     assert links and all(link.startswith(near) or link.endswith(".csv") for link in links)
     loaded = re.findall(r'<(?:script|img|link|iframe|object)[^>]* (?:src|href)="([^"]*)"', page)
     assert loaded == ["data:,"] and "@import" not in page and not re.search(r"url\((?!#)", page)

@@ -11,10 +11,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from msa_base.records import Answer
-from msa_base.stage_records import RunRecord
+from msa_base.stage_records import LatencyRecord, RunRecord
 from msa_base.tables import write_predictions, write_table
 from reports import predictions, sources
 from reports.build import Report, answers
@@ -23,8 +24,9 @@ from reports.figures import cost, panel, pareto, quality
 from reports.needle_depth import by_depth, depths
 from reports.published.reference import read_reference
 from reports.rivals import Contenders, in_order
+from reports.tables import pdf
 from reports.tables.leaderboard import leaderboard
-from reports.tables.table import figure, shown
+from reports.tables.table import Table, figure, plain, shown
 from reports.tiles import tiles
 
 LIMIT = 5_000_000  # bytes of the page without predictions
@@ -40,7 +42,8 @@ class Outline(HTMLParser):
         self.charts: list[str | None] = []
         self.ids: list[str] = []
         self.numbers: list[str | None] = []  # the link of each number in a table
-        self._in_number = False
+        self.said: list[tuple[str, str, str]] = []  # whatever says a number: section, text, link
+        self._in_number, self._section, self._link = False, "", ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list) -> None:
@@ -57,12 +60,22 @@ class Outline(HTMLParser):
         if tag == "td" and given.get("class") == "number":
             self._in_number = True
             self.numbers.append(None)
-        if tag == "a" and self._in_number:
-            self.numbers[-1] = given["href"]
+        if tag == "a":
+            self._link = given["href"]
+            if self._in_number:
+                self.numbers[-1] = given["href"]
+        if tag in ("section", "figure") or (tag == "h2" and "id" in given):
+            self._section = given["id"] if "id" in given else given["class"]
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "td":
             self._in_number = False
+        if tag == "a":
+            self._link = ""
+
+    def handle_data(self, text: str) -> None:
+        if re.search(r"\d", text):
+            self.said.append((self._section, text.strip(), self._link))
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +93,23 @@ def test_fifty_numbers_at_random_lead_to_their_records(built, outline) -> None:
         if path.name == "run.json":
             record = RunRecord.open(path)
             assert link == f"../{record.system}/{record.task}/{record.context}/seed{record.seed}/run.json"
+
+
+def test_what_is_measured_in_words_leads_to_its_record_too(built, outline, evidence) -> None:
+    """Tiles, sentences beside the claims, headline numbers: fifty at random are followed."""
+    words = [(text, link) for section, text, link in outline.said if section in ("tiles", "claims")]
+    unlinked = [text for text, link in words if not link and re.search(r"\d\.\d|n = \d", text)]
+    assert [text for text in unlinked if not re.match("at (most|least) ", text)] == []  # bounds of claims
+    links = [link for _, link in words if link.startswith("../")]
+    assert len(links) > 80
+    for link in random.Random(1).sample(links, 50):
+        kind = LatencyRecord if link.endswith("/latency.json") else RunRecord
+        assert kind.open(built[2] / link).system in evidence.systems
+    for tile in tiles(evidence, read_reference(systems=evidence.systems)):
+        for bar in (bar for bar in tile.bars if len(bar.links) == 1 and bar.row.metric == "accuracy"):
+            scores = pd.read_parquet(built[2] / bar.links[0].replace("run.json", "scores.parquet"))
+            mean = scores[scores.metric == "accuracy"].value.mean()
+            assert (f"{mean:.3f}", bar.links[0]) in words
 
 
 def test_every_link_of_the_page_exists(built, outline) -> None:
@@ -241,4 +271,20 @@ def test_tables_that_the_page_has_no_place_for_come_after_the_scores(evidence) -
 def test_files_of_a_report_are_sealed(built) -> None:
     folder: Path = built[2]
     sealed = json.loads((folder / "seal.json").read_text())["files"]
-    assert {"index.html", "predictions.html", "summary.txt", "leaderboard_two_hop.csv"} <= set(sealed)
+    assert {"index.html", "predictions.html", "summary.txt", "tables.pdf", "leaderboard_two_hop.csv"} <= set(sealed)
+
+
+def test_every_row_is_on_a_page_of_the_pdf_below_its_header_and_inside_the_margins(tmp_path: Path) -> None:
+    long = Table("long", "A long table", plain(a="Name", b="Number"), [(f"row {index}", index) for index in range(130)])
+    wide = Table("wide", "A wide one", plain(a="Name", b="Words"), [("x", "w" * 300), ("y", "$_{")])
+    pages = list(pdf.pages([long, wide]))
+    lines = [line for page in pages for line in page]
+    assert [line.text.split()[1] for line in lines if line.text.startswith("row ")] == [str(i) for i in range(130)]
+    assert len(pages) == 4 and all([line.kind for line in page[:3]] == ["title", "header", "row"] for page in pages)
+    assert pages[1][0].text == "A long table (continued)"
+    for line in lines:
+        assert pdf.MARGIN <= line.top < line.top + line.size <= pdf.HEIGHT - pdf.MARGIN
+        assert line.kind == "title" or len(line.text) * line.size * pdf.ADVANCE <= pdf.WIDTH - 2 * pdf.MARGIN + 1
+    for name in ("first.pdf", "second.pdf"):
+        pdf.write(tmp_path / name, [long, wide], "MSA")
+    assert (tmp_path / "first.pdf").read_bytes() == (tmp_path / "second.pdf").read_bytes()
