@@ -15,10 +15,10 @@ import shlex
 import sys
 
 sys.path.insert(0, workflow.basedir)
-from msa_base import kinds, lock
+from msa_base import kinds
+from msa_base.execution import prepare_on_execution
 from msa_base.load import load
 from msa_base.paths import SEAL, Paths
-from msa_base.stage_records import broken, sweep
 from msa_base.stages import Stages
 
 DEFAULTS = {"profile": "tiny", "results": "results", "configs": "configs"}
@@ -27,10 +27,6 @@ DATA = config.get("data")  # of fetched sets and novels; none: the profile's
 E = load(PROFILE, CONFIGS, DATA)
 S = Stages(E)
 P = Paths.of(PROFILE, RESULTS)
-if not workflow.output_settings.dryrun:
-    lock.hold(E, P)
-    sweep(P.root)
-P.share(E.shared)
 LOGS = f"{P.root}/_logs"
 PLACES = ["--profile", PROFILE, "--results", RESULTS, "--configs", CONFIGS, *(["--data", DATA] if DATA else [])]
 CHOSEN = shlex.join(PLACES)
@@ -42,13 +38,6 @@ REFERENCES = [model for model in E.profile.models if not kinds.holds_checkpoint(
 TRAINED = [model for model in E.profile.models if model not in PRETRAINED + REFERENCES]
 EVALUATED = ["cells.json", *(["judgments.json"] if E.judges else []), "scores.json"]
 PROSE, TOKENIZER, SUMMARY = P.prose / SEAL, P.tokenizer.with_name(SEAL), P.summary.with_suffix(".json")
-
-for seal, why in broken(P.root).items():
-    if workflow.output_settings.dryrun:
-        print(f"would be made anew, beside the jobs below: {why}", file=sys.stderr)
-    else:
-        seal.unlink()  # without it the stage runs again
-        print(f"made anew: {why}", file=sys.stderr)
 
 
 def corpus(name):
@@ -107,15 +96,20 @@ wildcard_constraints:
 
 
 # everything is named: Snakemake misses no file between those that are there
+NEEDED = [
+    *[PROSE, TOKENIZER, SUMMARY, P.report / SEAL],
+    *[file for task in E.profile.tasks for file in (corpus(E.tasks[task].corpus), *views(task))],
+    *[P.samples(samples) / SEAL for model in trained() for samples in E.models[model].samples],
+    *[file for system in SYSTEMS for file in checkpoints(system)],
+    *[P.index(*pair) / "index.json" for pair in indexed()],
+    *[P.task(system, task) / name for system in SYSTEMS for task in E.profile.tasks for name in EVALUATED],
+    *[P.latency(system) for system in SYSTEMS],
+]
+prepare_on_execution(workflow, E, P, NEEDED)
+
+
 rule all:
-    input:
-        [PROSE, TOKENIZER, SUMMARY, P.report / SEAL],
-        [file for task in E.profile.tasks for file in (corpus(E.tasks[task].corpus), *views(task))],
-        [P.samples(samples) / SEAL for model in trained() for samples in E.models[model].samples],
-        [file for system in SYSTEMS for file in checkpoints(system)],
-        [P.index(*pair) / "index.json" for pair in indexed()],
-        [P.task(system, task) / name for system in SYSTEMS for task in E.profile.tasks for name in EVALUATED],
-        [P.latency(system) for system in SYSTEMS],
+    input: NEEDED
 
 
 # --- prepare: prose, tokenizer, corpora, questions with gold, training samples

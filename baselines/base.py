@@ -46,8 +46,8 @@ class CellStatus(Exception):
 
 
 class Refused(CellStatus):
-    """A cell or an index that is tried anew at the next run: a plan refused it before it began, or a process that it
-    ran on was ended.
+    """A cell or an index that is tried anew at the next run: a plan refused it before it began, a process that it
+    ran on was ended, or a server did not reply in time.
     """
 
 

@@ -27,6 +27,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any, Literal
 
@@ -44,7 +45,7 @@ from baselines.parts.extraction import (
     ask_for_lists,
     normalised,
 )
-from baselines.parts.models import ReadingModel, open_reader
+from baselines.parts.models import ReadingModel, model_digest, open_reader
 from baselines.parts.passage_graph import (
     SCORE_DECIMALS,
     Columns,
@@ -128,8 +129,7 @@ class HippoRAG(Retriever):
         self._embedded = EmbeddedCorpus(resources)
         self._losses = Losses()
         self.models = {"embedder": self._embedded.embedder, "reader": reader, "facts": self._losses}
-        cache = resources.model / "extraction.jsonl" if resources.model else None
-        self.extractor = RuleExtractor() if params.extractor == "rules" else ModelExtractor(reader, cache)
+        self.extractor = RuleExtractor() if params.extractor == "rules" else _model_extractor(reader, resources.model)
         self.encoder = open_encoder(params.phrases, self._embedded.embedder, "systems.yaml: params of kind 'hipporag'")
         self._entities, self._statements = Phrases(self.encoder), Phrases(self.encoder)
         self._facts: dict[StatedTriple, int] = {}  # numbers, in the order in which facts were first met
@@ -246,6 +246,14 @@ class HippoRAG(Retriever):
         columns = kept + added.at(corpus.added_places)
         synonyms = self._synonyms.among(np.unique(columns.entity), self._entities.vectors, self._eligible)
         return GraphCorpus(corpus, PassageGraph(columns, len(corpus), synonyms), self._embedded.matrix(corpus))
+
+
+def _model_extractor(reader: ReadingModel, model: Path | None) -> ModelExtractor:
+    """An extractor that keeps what was extracted beside the model; a plug-in's may say nothing of what it is."""
+    if model is None:
+        return ModelExtractor(reader, None)
+    identity = None if hasattr(reader, "identity") else model_digest(model)
+    return ModelExtractor(reader, model / "extraction.jsonl", identity)
 
 
 def seeds(facts: Sequence[ScoredFact], held, most: int) -> dict[str, float]:

@@ -38,6 +38,7 @@ ON_IMPORT = "<on import>"
 CHECKOUT = Path(__file__).parent.parent
 KEPT = Path(__file__).parent / "__pycache__" / "closures.json"  # as Python keeps what it compiled
 _INSTALLED = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_OF_PACKAGES = {"site-packages", "dist-packages"}  # folders of another interpreter's, which `.pth` files may name
 
 Chain = tuple[str, ...]  # a name and the attributes behind it
 
@@ -129,9 +130,17 @@ def is_plumbing(module: str) -> bool:
     return module not in CONTENT and any(f"{module}.".startswith(f"{name}.") for name in PLUMBING)
 
 
-def resolved(name: str, module: Module, chain: Chain) -> Iterator[tuple[str, str | None]]:
-    """What a name used in a module may stand for: (module, its top-level name or None for all of it)."""
+def resolved(
+    name: str, module: Module, chain: Chain, met: frozenset[tuple[str, str]] = frozenset()
+) -> Iterator[tuple[str, str | None]]:
+    """What a name used in a module may stand for: (module, its top-level name or None for all of it).
+
+    ``met``: names of modules on the way here; modules that import a name from one another end it.
+    """
     first, *rest = chain
+    if (name, first) in met:
+        return
+    met |= {(name, first)}
     if first in module.digests:
         yield name, first
     for target in module.imports.get(first, ()):
@@ -142,7 +151,7 @@ def resolved(name: str, module: Module, chain: Chain) -> Iterator[tuple[str, str
                 inside = parts[length] if length < len(parts) else None
                 there = read(source(found), found)
                 if inside in there.imports and inside not in there.digests:
-                    yield from resolved(found, there, (inside, *parts[length + 1 :]))
+                    yield from resolved(found, there, (inside, *parts[length + 1 :]), met)
                     yield found, ON_IMPORT
                 else:
                     yield found, inside if inside in there.digests else None
@@ -158,7 +167,8 @@ def _root(top: str) -> Path | None:
         return None
     root = Path(places[0]).absolute().parent
     is_ours = root == CHECKOUT and (root / top).is_dir() and (CHECKOUT / "msa_base").is_dir()
-    return root if is_ours or not str(root).startswith(_INSTALLED) else None
+    is_installed = str(root).startswith(_INSTALLED) or bool(_OF_PACKAGES & set(root.parts))
+    return root if is_ours or not is_installed else None
 
 
 @cache

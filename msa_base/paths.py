@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,11 @@ class Paths:
         """The paths of a profile under a results directory.
 
         Raises:
-            UserError: a brace in its path, which Snakemake takes for a wildcard.
+            UserError: a brace in its path, which Snakemake takes for a wildcard, or bytes that are no UTF-8.
         """
+        if wrong := re.search("[\ud800-\udfff]", str(results)):
+            what = f"its path is no UTF-8 ({wrong[0]!a}), which Parquet files need"
+            raise UserError(f"--results {str(results)!a}: {what}; name another directory")
         if set("{}") & set(str(results)):
             raise UserError(f"--results {results}: a path with a brace cannot be a workflow's; name another directory")
         return cls(Path(results) / profile)
@@ -50,6 +54,10 @@ class Paths:
                 link.rmdir()
             if not link.exists():
                 link.symlink_to(os.path.relpath(target, link.parent))
+
+    def not_shared(self, shared: Mapping[str, str]) -> list[str]:
+        """The folders that :meth:`share` would link now."""
+        return [folder for folder in shared if not (place := self.root / folder).is_dir() or not any(place.iterdir())]
 
     @property
     def prose(self) -> Path:

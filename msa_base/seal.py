@@ -222,8 +222,18 @@ def checkpoint_digest(directory: Path) -> str:
 _DIGESTS: dict[str, list[Any]] = {}  # by path: bytes, times of change of content and of all else, sha256
 
 
+_ONLY_LOOKS: list[bool] = []  # not empty: this process changes nothing below the results
+
+
+def keep_no_digests(only_looks: bool = True) -> None:
+    """Whether this process only looks, and so keeps nothing for the commands that run next."""
+    _ONLY_LOOKS[:] = [True] * only_looks
+
+
 def keep_digests(root: Path) -> None:
     """Keep the digests that this process knows for the commands that run next on a results directory."""
+    if _ONLY_LOOKS:
+        return
     known = read_cache(root.absolute() / CACHE) | _DIGESTS
     write_json({path: entry for path, entry in known.items() if Path(path).is_file()}, root / CACHE)
 

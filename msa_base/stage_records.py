@@ -62,8 +62,8 @@ class HardwareRecord(Model):
 class Outcome(Model):
     """How a cell, an index or a measurement ended.
 
-    ``refused`` says that it is tried anew at the next run: a plan refused it before it began, or a process that it ran
-    on was ended (status `interrupted`).
+    ``refused`` says that it is tried anew at the next run: a plan refused it before it began, a process that it ran
+    on was ended (status `interrupted`), or a server did not reply in time (`timeout`).
     """
 
     status: Status
@@ -284,8 +284,8 @@ def is_stale(root: Path, seal: Seal) -> bool:
 
 
 def refused(root: Path) -> list[Path]:
-    """Outputs of rules to make again whatever their dates say (Snakemake's ``--forcerun``): what a plan refused, which
-    every run plans anew, and what is stale.
+    """Outputs of rules to make again whatever their dates say: what is tried anew at every run (:class:`Outcome`), and
+    what is stale.
     """
     found = set()
     for path, kind in records(root).items():

@@ -99,10 +99,10 @@ def whole_directory(path: Path | str) -> Iterator[Path]:
     """Give a temporary directory beside ``path`` that takes its place only when the block ends well.
 
     Raises:
-        UserError: there is something at ``path`` already, other than an empty directory.
+        UserError: there is something at ``path`` already, other than an empty directory, a link that leads nowhere too.
     """
     path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if path.is_symlink() or (path.exists() and not (path.is_dir() and not any(path.iterdir()))):
         raise UserError(f"{path}: exists already; name another directory or delete it")
     with whole_file(path) as temporary:
         temporary.mkdir()

@@ -27,9 +27,7 @@ from msa_base.errors import AGAIN, NO_SPACE, UserError, run_command
 from msa_base.load import describe
 from msa_base.mirroring import Follower, mode
 from msa_base.options import add_number
-from msa_base.paths import Paths
 from msa_base.progress_log import ProgressLog
-from msa_base.stage_records import refused
 from msa_base.validate import check_known
 
 LEAST_FREE_BYTES = 2**16
@@ -120,8 +118,7 @@ def run_snakemake(chosen: Namespace, log: Path, events: Connection, others_end: 
     # its cache of fetched sources, of which there are none, would stand in the user's home
     no_home = types.StorageSettings(shared_fs_usage=types.SharedFSUsage.all() - {types.SharedFSUsage.SOURCE_CACHE})
     cores = types.ResourceSettings(cores=chosen.cores or available_cpu_count())
-    again = frozenset(map(str, refused(Paths.of(chosen.profile, chosen.results).root)))
-    jobs = types.DAGSettings(targets={chosen.target}, force_incomplete=True, rerun_triggers=triggers, forcerun=again)
+    jobs = types.DAGSettings(targets={chosen.target}, force_incomplete=True, rerun_triggers=triggers)
     execution = types.ExecutionSettings(lock=False, standalone=True, latency_wait=5)
     with SnakemakeApi(output) as api:
         try:

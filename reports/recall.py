@@ -21,7 +21,7 @@ from reports.published.reference import read_reference
 from reports.statistics import Interval, difference, mcnemar
 from reports.tables.table import Column, IntervalColumn, Table, plain
 
-SET, METRIC = "set", "metric"  # columns of the rows, beside one a retriever
+SET, METRIC, QUESTION = "set", "metric", "question_id"  # columns of the rows, beside one a retriever
 
 
 def compare(rows: list[dict[str, Any]], first: str, second: str) -> Table:
@@ -30,11 +30,18 @@ def compare(rows: list[dict[str, Any]], first: str, second: str) -> Table:
     No rows, or a row that lacks one of the retrievers, are a UserError.
     """
     try:
-        frame = pd.DataFrame(rows)[[SET, METRIC, first, second]].astype({first: float, second: float})
+        names = {SET: str, METRIC: str, QUESTION: str, first: float, second: float}
+        frame = pd.DataFrame(rows)[list(names)]
+        lacking = frame.empty or frame.isna().any(axis=None)
+        frame = frame.astype(names)
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"a row lacks one of set, metric, {first} and {second}; make the rows again") from None
-    if frame.empty or frame.isna().any(axis=None):
+        raise UserError(f"a row lacks one of {', '.join(names)}, or has another type; make the rows again") from None
+    if lacking:
         raise UserError("there are no rows to compare, or values are missing; make the rows again")
+    if not frame[[first, second]].stack().between(0, 1).all():
+        raise UserError("a recall is no share from 0 to 1; make the rows again")
+    if frame.duplicated([SET, METRIC, QUESTION]).any():
+        raise UserError("a question stands there twice; make the rows again")
     found, least = [], read_reference().least.questions
     for key, pairs in frame.groupby([SET, METRIC], sort=False):
         table = pairs[[first, second]].to_numpy()

@@ -33,6 +33,7 @@ import numpy as np
 from scipy import optimize, stats
 
 LEVEL = 0.95
+ROUNDED = 1e-9  # that a mean of scores may be off for rounding
 UNSEEN = 0.5  # questions at the worst score, against every value that is tried
 FEW = 3.0
 LEAST_WITHIN_HEAD = 0.004  # correlation of a head's questions: heads that differ by 0.03 at a share of 0.5 have it
@@ -90,6 +91,21 @@ def difference(pairs: Pairs, groups: Groups = None) -> Interval:
     return _mean([table[:, 0] - table[:, 1] for table in tables], heads, -1.0, all(map(_is_binary, tables)))
 
 
+def endless_difference(pairs: np.ndarray) -> Interval:
+    """Paired Student interval of mean(first) - mean(second) of values without ends, such as nats.
+
+    All of one difference say nothing of its spread: the interval is then infinite, as it is of one pair.
+    """
+    _check_finite(pairs)
+    table = np.asarray(pairs, dtype=float)
+    deltas = table[:, 0] - table[:, 1]
+    value, n = float(deltas.mean()), len(deltas)
+    margin = math.inf
+    if n > 1 and np.ptp(deltas) > 0:
+        margin = float(stats.t.ppf(0.5 + LEVEL / 2, n - 1) * deltas.std(ddof=1) / math.sqrt(n))
+    return Interval(value, value - margin, value + margin, n, f"Student's t over {n} pairs", n)
+
+
 def ratio(pairs: Pairs, groups: Groups = None) -> Interval:
     """Paired interval of mean(first) / mean(second): infinite where only the second mean is 0, nan where both are."""
     tables, heads = _tables(pairs, groups)
@@ -136,6 +152,7 @@ def rank_correlation(pairs: np.ndarray, groups: Groups = None) -> Interval:
 
     With standard scores u and v it is the ratio of E[u v] to E[u^2 + v^2] / 2, whose terms are its influence function.
     """
+    _check_finite(pairs)
     ranks = np.column_stack([stats.rankdata(column) for column in np.asarray(pairs).T])
     spread = ranks.std(axis=0)
     if not spread.all():
@@ -150,12 +167,18 @@ def quadratic_kappa(pairs: np.ndarray, groups: Groups = None) -> Interval:
 
     With d the raters' difference, kappa = 1 - E[d^2] / E'[d^2], E' taken as if they were independent (Cohen 1968).
     """
+    _check_finite(pairs)
     x, y = np.asarray(pairs, dtype=float).T
     by_chance = (x - y.mean()) ** 2 + (y - x.mean()) ** 2 - (x.mean() - y.mean()) ** 2
     if by_chance.mean() < 1e-9:
         return Interval(math.nan, -1.0, 1.0, len(x), "undefined: both give everything the same", len(x))
     ends = np.ptp(np.concatenate([x, y])) ** 2 * np.array([[-1.0, 1.0], [1.0, 1.0]])
     return _agreement(by_chance - (x - y) ** 2, by_chance, ends, groups)
+
+
+def _check_finite(pairs: np.ndarray) -> None:
+    if len(pairs) == 0 or not np.isfinite(np.asarray(pairs, dtype=float)).all():
+        raise ValueError("expected pairs, all finite")
 
 
 def _agreement(top: np.ndarray, bottom: np.ndarray, corners: np.ndarray, groups: Groups) -> Interval:
@@ -183,6 +206,8 @@ def _tables(pairs: Pairs, groups: Groups) -> tuple[list[np.ndarray], list[Groups
     tables = [np.asarray(table, dtype=float) for table in ([pairs] if single else pairs)]
     if not tables or any(len(table) == 0 for table in tables):
         raise ValueError("a comparison needs questions that both sides answered")
+    if not all(((table >= -ROUNDED) & (table <= 1 + ROUNDED)).all() for table in tables):  # neither is NaN
+        raise ValueError("expected scores from 0 to 1")
     return tables, [groups] if single else list(groups or [None] * len(tables))
 
 
@@ -352,7 +377,7 @@ def slope_interval(sizes: Sequence[float], costs: Sequence[float]) -> Interval:
     """
     x, y = np.asarray(sizes, dtype=float), np.asarray(costs, dtype=float)
     points, codes, repeats = np.unique(x, return_inverse=True, return_counts=True)
-    if len(points) < 3 or not (x.min() > 0 and y.min() > 0 and np.isfinite([*x, *y]).all()):
+    if len(x) != len(y) or len(points) < 3 or not (x.min() > 0 and y.min() > 0 and np.isfinite([*x, *y]).all()):
         raise ValueError("a log-log slope with an interval needs three points or more, all positive")
     means = np.bincount(codes, np.log(y)) / repeats
     at = np.log(points) - np.log(points).mean()
@@ -365,4 +390,4 @@ def slope_interval(sizes: Sequence[float], costs: Sequence[float]) -> Interval:
         errors.append((float(apart @ apart) / freedom * float(np.mean(1 / repeats)), freedom))
     margin = max(stats.t.ppf(0.5 + LEVEL / 2, free) * math.sqrt(error / (at @ at)) for error, free in errors)
     method = f"least squares over {len(points)} sizes, {len(x)} timings"
-    return Interval(slope, slope - margin, slope + margin, len(x), method, len(points))
+    return Interval(slope, float(slope - margin), float(slope + margin), len(x), method, len(points))

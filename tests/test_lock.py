@@ -40,6 +40,7 @@ def test_no_second_run_begins_beside_a_first(tmp_path: Path, held: None) -> None
     assert first.closed is False
     done = snakemake(checkout, "prose")
     assert done.returncode != 0 and "another run is at work there; wait for it or stop it" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
     code, output = checkout.run()
     assert code == 2 and output.splitlines()[-1].endswith("another run is at work there; wait for it or stop it")
     assert checkout.calls() == []
@@ -65,6 +66,8 @@ def other(results: str) -> None:
 def test_a_path_with_a_brace_is_refused_and_any_other_may_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a path with a brace"):
         Paths.of("tiny", tmp_path / "{x}")
+    with pytest.raises(UserError, match="no UTF-8"):
+        Paths.of("tiny", os.fsdecode(b"/tmp/a\xffb"))
     for name in ("with space", "it's", '"quoted"', "$HOME", "é*;&|", "-dash", "#"):
         assert Paths.of("tiny", tmp_path / name).root == tmp_path / name / "tiny"
 

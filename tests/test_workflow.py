@@ -184,6 +184,22 @@ class Checkout:
         assert done.returncode == 0, done.stdout
         return done.stdout + done.stderr
 
+    def looks(self, *options: str, profile: str = "micro") -> dict[str, str]:
+        """What plain Snakemake says under each option, all at the same time."""
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        command = [sys.executable, "-m", "snakemake", "--config", f"profile={profile}"]
+        begun = {
+            option: subprocess.Popen([*command, option], cwd=self.root, env=environment, **pipes) for option in options
+        }
+        return {option: process.communicate(timeout=240)[0] for option, process in begun.items()}
+
+    def everything(self) -> dict[str, Any]:
+        """Every file, folder and link of all results, with its time and what it holds."""
+        found = sorted((self.root / "results").rglob("*"))
+        times = {path: path.lstat().st_mtime_ns for path in found}
+        return {str(path): (times[path], path.read_bytes() if path.is_file() else None) for path in found}
+
     def files(self) -> dict[Path, int]:
         """The files among the results, logs aside, and when each was changed."""
         found = (path for path in self.results.rglob("*") if "_logs" not in path.parts)
@@ -322,7 +338,7 @@ def test_what_is_missing_or_damaged_is_made_anew_and_nothing_else(finished: Chec
     before = finished.files()
     shown = finished.dry_run()
     assert finished.files() == before and finished.calls() == []
-    broken = re.findall(r"^would be made anew, .*: (\S+): ", shown, re.MULTILINE)
+    broken = re.findall(r"^a run makes anew, .*: (\S+): ", shown, re.MULTILINE)
     assert {Path(path).name for path in broken} == {"latency.made", "seal.made"}
     assert {"train", "run"} <= set(re.findall(r"^rule (\w+):", shown, re.MULTILINE))
     code, output = finished.run()
@@ -333,6 +349,21 @@ def test_what_is_missing_or_damaged_is_made_anew_and_nothing_else(finished: Chec
     log = (finished.results / "_logs" / "snakemake.log").read_text()
     assert "latency.made: has 6 bytes, 29 were sealed" in log and "seal.made: is missing" in log
     assert finished.run()[0] == 0 and finished.calls() == []
+
+
+def test_a_look_says_what_is_broken_and_changes_nothing_below_the_results(finished: Checkout) -> None:
+    (finished.results / "msa" / "latency.made").write_text("edited")
+    (finished.results / "_logs" / "digests.json").unlink()
+    (finished.results / "_data" / ".half.99999999.tmp").write_text("")  # of a process that was killed
+    child = {"extends": "micro", "title": "child", "tasks": {"scaling_facts": 16}, "systems": ["msa"]}
+    finished.write("configs/profiles/child.yaml", child)
+    before = finished.everything()
+    said = finished.looks("--summary", "--lint")  # a dry run: the test above
+    taken = finished.looks("--dry-run", profile="child")["--dry-run"]
+    assert finished.everything() == before and finished.calls() == []
+    for option, words in said.items():
+        assert f"{Path('results') / 'micro' / 'msa' / 'latency.made'}: has 6 bytes" in words, option
+    assert "a run takes from profile micro: results/child/_models/msa" in taken
 
 
 def test_edited_code_runs_what_depends_on_it(finished: Checkout) -> None:

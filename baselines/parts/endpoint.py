@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from baselines.base import CellStatus
+from baselines.base import CellStatus, Refused
 from baselines.parts.models import ModelReference
 from msa_base import prompts
 from msa_base.endpoint import Endpoint
@@ -46,8 +46,8 @@ class Served(Endpoint):
             return ask(*arguments)
         except ContextExceeded as error:
             raise CellStatus("unsupported_context", str(error)) from None
-        except EndpointTimeout as error:
-            raise CellStatus("timeout", str(error)) from None
+        except EndpointTimeout as error:  # says something of the server now; what it did reply is kept
+            raise Refused("timeout", f"{error}; the next run asks again") from None
 
 
 class ServedReader(Served):

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from baselines.parts.models import ReadingModel
 from msa_base.json_lines import unique_keys
@@ -155,12 +156,14 @@ class ModelExtractor:
 
     One that was cut at its limit is repaired as the release does it, and counted.
 
-    The cache is a JSON-lines file, made where it is missing; None keeps nothing. A line answers for the model, the
-    wording, the budget and the passage. One that is not as it was written is asked for again.
+    The cache is a JSON-lines file, made where it is missing; None keeps nothing. A line answers for the model (its
+    ``identity``, or what is given for one that says none), the wording, the budget and the passage. One that is not as
+    it was written is asked for again.
     """
 
-    def __init__(self, reader: ReadingModel, cache: Path | None) -> None:
+    def __init__(self, reader: ReadingModel, cache: Path | None, identity: Any = None) -> None:
         self.reader, self.cache = reader, cache
+        self._identity = identity
         self._known: dict[str, Extracted] = dict(_read_cache(cache)) if cache and cache.exists() else {}
 
     def facts(self, passages: Sequence[str]) -> list[list[StatedTriple]]:
@@ -181,7 +184,7 @@ class ModelExtractor:
 
     def _key(self, passage: str) -> str:
         asked = [ENTITIES_PROMPT, TRIPLES_PROMPT, EXTRACTION_TOKENS, CLOSED, passage]
-        return value_digest([getattr(self.reader, "identity", None), *asked])
+        return value_digest([getattr(self.reader, "identity", self._identity), *asked])
 
     def _ask(self, passages: list[str]) -> list[Extracted]:
         messages = [ENTITIES_PROMPT.format(passage=passage) for passage in passages]

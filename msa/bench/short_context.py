@@ -2,12 +2,13 @@
 
     python -m msa.bench.short_context results/tiny/_models/backbone results/tiny/_models/msa \\
         --prose results/tiny/_data/prose/evaluation.parquet --task results/tiny/_data/scaling_facts/16K \\
-        --corpus results/tiny/_data/_corpora/facts/corpus.parquet
+        --corpus results/tiny/_data/_corpora/facts/corpus.parquet > short_context.json
+    python -m reports.short_context short_context.json        the paired differences with their intervals
 
 Both models work as plain decoders, without a memory, on the same passages and the same prompts (gold documents, then
-the question). Prints one JSON object; intervals of paired differences are normal, 95 %. A backbone whose tokenizer
-lacks special tokens of the prompts is compared as `python -m msa.checkpoints convert` leaves it: that alone changes no
-text's loss.
+the question). Prints one JSON object, with the value of each passage and question. A backbone whose tokenizer lacks
+special tokens of the prompts is compared as `python -m msa.checkpoints convert` leaves it: that alone changes no text's
+loss.
 """
 
 from __future__ import annotations
@@ -32,8 +33,6 @@ from msa_base.options import add_number, add_threads
 from msa_base.records import Document, Question
 from msa_base.stage_records import ViewRecord
 from msa_base.tables import read_corpus, read_questions, read_table, read_view
-
-Z = 1.959964  # two-sided 95 %
 
 
 def passages(prompter: Prompter, path: Path, tokens: int, number: int) -> list[list[int]]:
@@ -87,16 +86,6 @@ def says(text: str, answers: Sequence[str]) -> bool:
     return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE) for answer in answers)
 
 
-def difference(before: Sequence[float], after: Sequence[float]) -> dict[str, float | None]:
-    """Mean of after - before over the same items, with its interval; one item has none."""
-    deltas = [b - a for a, b in zip(before, after, strict=True)]
-    mean = statistics.fmean(deltas)
-    if len(deltas) < 2:
-        return {"mean": mean, "low": None, "high": None}
-    margin = Z * statistics.stdev(deltas) / math.sqrt(len(deltas))
-    return {"mean": mean, "low": mean - margin, "high": mean + margin}
-
-
 def compare(before: Reader, after: Reader, rows: list[list[int]], asked: list) -> dict[str, Any]:
     """Perplexity and short answers of two models; a UserError where their tokenizers differ."""
     if before.prompter.tokenizer.get_vocab() != after.prompter.tokenizer.get_vocab():
@@ -108,7 +97,7 @@ def compare(before: Reader, after: Reader, rows: list[list[int]], asked: list) -
         "perplexity": {name: math.exp(statistics.fmean(values)) for name, values in nats.items()},
         # a uniform guess; a model that was never trained on prose may well be above it
         "perplexity_of_a_uniform_guess": before.model.config.vocab_size,
-        "nats_per_token_difference": difference(nats["before"], nats["after"]),
+        "nats_per_token": nats,  # of each passage
         "passages": len(rows),
         "tokens": sum(map(len, rows)),
     }
@@ -119,7 +108,7 @@ def compare(before: Reader, after: Reader, rows: list[list[int]], asked: list) -
             replies = zip(reader.answer(pairs), asked, strict=True)
             right[name] = [float(says(reply.text, answers)) for reply, (_, _, answers) in replies]
         result["short_answers"] = {name: statistics.fmean(values) for name, values in right.items()}
-        result["short_answers_difference"] = difference(right["before"], right["after"])
+        result["right"] = right  # 0 or 1 of each question
         result["questions"] = len(asked)
     return result
 

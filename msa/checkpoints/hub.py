@@ -113,6 +113,8 @@ def weight_files(directory: Path) -> tuple[Path, dict[str, set[str] | None]]:
     Whether the one file is there is left to its reader.
     """
     path = directory / WEIGHTS
+    if path.exists() and (directory / INDEX).exists():
+        raise UserError(f"{directory}: holds {WEIGHTS} and {INDEX}, which may be other weights; keep one of them")
     if path.exists():
         return path, {WEIGHTS: None}
     if (directory / INDEX).exists():

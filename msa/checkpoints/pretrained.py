@@ -104,7 +104,11 @@ def adopt(name: str, spec: ModelSpec, directory: Path) -> None:
     if reason := missing(name, spec):
         raise UserError(reason)
     source = Path(spec.params["path"]).absolute()
-    for path in (path for pattern in PATTERNS for path in sorted(source.glob(pattern))):
+    paths = [path for pattern in PATTERNS for path in sorted(source.glob(pattern))]
+    for stale in (path for pattern in PATTERNS for path in directory.glob(pattern)):
+        if stale.name not in {path.name for path in paths}:
+            stale.unlink()
+    for path in paths:
         with whole_file(directory / path.name) as temporary:
             if revision := spec.params.get("revision"):
                 _check_download(path, revision)

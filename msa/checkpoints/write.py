@@ -5,14 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from msa.checkpoints.hub import CHAT_TEMPLATE, GENERATION, SHARD_BYTES, Stored, write_tensors
-from msa.checkpoints.read import find_tokenizer
+from msa.checkpoints.read import end_tokens, find_tokenizer, read_config
 from msa.model.config import ModelConfig
 from msa.model.decoder import MSAModel
 from msa_base import prompts
@@ -54,6 +54,17 @@ def save(
     write_tensors(dict(model.state_dict()), Path(directory), dtype, shard_bytes)
 
 
+def carried(stored: Stored) -> dict[str, Any]:
+    """What a model that is made from a checkpoint takes over of its config.json, with all tokens that end a text.
+
+    Raises:
+        UserError: ends that are no tokens of the model.
+    """
+    found = {key: stored.content[key] for key in CARRIED if stored.content.get(key) is not None}
+    ends = end_tokens(stored, read_config(stored).vocab_size)
+    return found | ({"eos_token_id": sorted(ends)} if ends else {})
+
+
 def write(
     stored: Stored,
     config: ModelConfig,
@@ -63,7 +74,12 @@ def write(
     dtype: torch.dtype,
     shard_bytes: int,
 ) -> str:
-    """Write model and tokenizer into ``directory``, which becomes ``target``."""
+    """Write model and tokenizer into ``directory``, which becomes ``target``.
+
+    Raises:
+        UserError: an end of texts that is no token of the model, or a tokenizer that cannot be read.
+    """
+    end_tokens(stored, config.vocab_size)
     extra = {key: stored.content[key] for key in CARRIED if stored.content.get(key) is not None}
     tokenizer, lacks = _tokenizer(stored)
     added: list[str] = []

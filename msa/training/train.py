@@ -79,7 +79,8 @@ class Trainer:
         self.device = torch.device("cpu")  # where training runs
         self.precision = precision.choose(f"training of {name}", self.params.precision, self.device)
         torch.manual_seed(self.params.seed)
-        self.prompter = Prompter(load_tokenizer(paths.tokenizer))
+        self.carried = write.carried(read.find(paths.model(spec.after))) if spec.after else {}
+        self.prompter = Prompter(load_tokenizer(paths.tokenizer), ends=self.carried.get("eos_token_id", []))
         self.model = self._fresh_model(spec)
         self.prompter.released = self.model.config.released_prompts
         top_k = self.model.config.top_k_documents if self.model.config.routed_layers else 0
@@ -204,7 +205,7 @@ class Trainer:
             temporary.write_text(lines_of(log))
         with whole_file(directory / "tokenizer.json") as temporary:
             shutil.copyfile(self.paths.tokenizer, temporary)
-        write.save(self.model, directory)
+        write.save(self.model, directory, **self.carried)
         shutil.rmtree(resume.directory, ignore_errors=True)
 
 
@@ -219,7 +220,8 @@ def made_from(spec: ModelSpec, paths: Paths) -> MadeFrom:
     files = [paths.tokenizer, *(paths.samples(name) / f"{table}.parquet" for name in samples for table in TABLES)]
     if spec.after:
         parent = paths.model(spec.after)
-        files += [parent / "config.json", *sorted(parent.glob("*.safetensors"))]
+        named = [path for name in ("config.json", hub.GENERATION) if (path := parent / name).exists()]
+        files += [*named, *sorted(parent.glob("*.safetensors"))]
     return model_code(spec).of(paths.root, *files)
 
 

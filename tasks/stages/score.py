@@ -117,7 +117,10 @@ def cell_scores(
             raise UserError(f"{where}: question '{answer.question_id}' has no gold documents; {mend}")
         group = gold[answer.question_id].get("group")
         for name, value in question_scores(answer, gold[answer.question_id], metric, cites, further, language):
-            yield answer.question_id, name, value
+            if not isinstance(value, int | float) or not 0 <= value <= 1 + 1e-9:
+                of = f"metric '{name}' of '{metric}' gives {value!r} for question '{answer.question_id}'"
+                raise UserError(f"{where}: {of}; a score is a number from 0 to 1: mend the metric in tasks/metrics.py")
+            yield answer.question_id, name, float(value)
             if group and name == "accuracy":
                 groups[group][answer.question_id] = value
     for of_group in groups.values():

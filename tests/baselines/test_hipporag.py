@@ -29,6 +29,7 @@ from msa_base.errors import UserError
 from msa_base.records import CorpusView, Document, Generation, Question
 from msa_base.replies import Losses
 from msa_base.specs import SystemSpec
+from msa_base.tables import write_json
 from msa_base.validate import build
 from tests.baselines.conftest import FakeEmbedder
 from tests.baselines.test_retrieval import open_dense
@@ -242,6 +243,18 @@ def test_entities_that_were_cut_are_those_before_the_last_comma() -> None:
     assert 'Entities: ["Ada Rook", "Rome"]' in model.asked[1]
     extractor.count_losses(["text"], losses)
     assert losses.pop_usage() == {"lost": {}, "repaired": {CLOSED: 1}}
+
+
+def test_what_a_plug_in_extracted_answers_for_its_parameters_alone(tmp_path: Path) -> None:
+    def extracts(object_: str) -> list:
+        replies = '{"entities": []}', json.dumps({"triples": [["Ann", "in", object_]]})
+        extractor = hipporag._model_extractor(Scripted(*replies), tmp_path)  # a model that says nothing of what it is
+        return [fact.triple for fact in extractor.facts(["Ann moved."])[0]]
+
+    write_json({"kind": "endpoint", "params": {"model": "weak"}}, tmp_path / "reference.json")
+    assert extracts("Rome") == extracts("Oslo") == [("ann", "in", "rome")]  # the second is kept
+    write_json({"kind": "endpoint", "params": {"model": "strong"}}, tmp_path / "reference.json")
+    assert extracts("Oslo") == [("ann", "in", "oslo")]
 
 
 def test_a_list_that_a_model_wrote_under_one_key_twice_is_not_halved_in_silence() -> None:

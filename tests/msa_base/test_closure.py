@@ -133,6 +133,46 @@ def test_a_kept_closure_is_that_of_todays_files(plug: Callable, tmp_path: Path) 
     assert closure.code("plug.start:answer") != before
 
 
+LOOPS = {  # packages that import a name from one another: of what nobody defines, of itself, and one longer each time
+    "two": {"__init__.py": "from two.a import f", "a.py": "from two import f\n\ndef g():\n    return f()"},
+    "self": {"__init__.py": "from self import f", "a.py": "import self\n\ndef g():\n    return self.f()"},
+    "grows": {"__init__.py": "import grows.b.c as b", "a.py": "from grows import b\n\ndef g():\n    return b.c"},
+    "three": {
+        "__init__.py": "from .b import f", "b.py": "from .c import f", "c.py": "from . import f",
+        "a.py": "from three import f\n\ndef g():\n    return f()",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("package", LOOPS)
+def test_packages_of_a_pth_folder_that_import_one_another_in_a_loop_end(
+    tmp_path: Path, reread: Callable, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    folder = tmp_path / "editable" / package
+    folder.mkdir(parents=True)
+    for name, text in LOOPS[package].items():
+        (folder / name).write_text(text)
+    (folder / "again").symlink_to(folder, target_is_directory=True)
+    monkeypatch.syspath_prepend(str(folder.parent))
+    reread()
+    before = closure.code(f"{package}.a:g")
+    assert f"{package}.a" in before
+    (folder / "a.py").write_text((folder / "a.py").read_text() + " or 1")
+    reread()
+    assert closure.code(f"{package}.a:g") != before
+
+
+def test_packages_of_another_interpreter_are_installed_ones(
+    tmp_path: Path, reread: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "dist-packages" / "theirs"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("def f():\n    return 1\n")
+    monkeypatch.syspath_prepend(str(folder.parent))
+    reread()
+    assert closure.source("theirs") is None
+
+
 def test_modules_that_parameters_name_are_found() -> None:
     params = {"first": "hybrid", "first_params": {"stages": ["bm25", "nothing"], "order": "best_first"}, "k": 3}
     assert list(closure.modules_named(params, "baselines")) == ["baselines.hybrid", "baselines.bm25"]

@@ -170,9 +170,9 @@ def test_a_checkpoint_is_its_weights_configuration_and_tokenizer(tmp_path: Path)
     with pytest.raises(UserError, match=r"model\.safetensors: no such file"):
         seal.checkpoint_digest(tmp_path)
     seen = set()
-    for name in ("model.safetensors", "model-2.safetensors", "config.json", "tokenizer.json"):
+    for name in ("model.safetensors", "model-2.safetensors", "config.json", "tokenizer.json", "generation_config.json"):
         (tmp_path / name).write_text(name)
         seen.add(seal.checkpoint_digest(tmp_path))
-    assert len(seen) == 4
+    assert len(seen) == 5
     (tmp_path / "train.jsonl").write_text("{}")
     assert seal.checkpoint_digest(tmp_path) in seen

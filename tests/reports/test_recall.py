@@ -49,7 +49,15 @@ def test_three_of_five_are_no_verdict() -> None:
     assert line[-3].low < 0 < line[-3].high
 
 
-@pytest.mark.parametrize("broken", [[], [{"set": "a", "metric": "b", "dense": 1.0}], ["row"], rows([None], [1.0])])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [], [{"set": "a", "metric": "b", "dense": 1.0}], ["row"], rows([None], [1.0]), rows([5.0], [1.0]),
+        rows([-0.1], [1.0]), rows([float("inf")], [1.0]), rows([float("nan")], [1.0]), rows(["x"], [1.0]),
+        rows([1.0], [0.0]) * 40, [{**rows([1.0], [0.0])[0], "set": ["a"], "dense": [1]}],
+        [{**rows([1.0], [0.0])[0], "set": None}], {"rows": 7}, None,
+    ],
+)  # fmt: skip
 def test_broken_rows_are_said_to_be(broken: list) -> None:
     with pytest.raises(UserError, match=r"make .* again"):
         recall.compare(broken, "hipporag", "dense")

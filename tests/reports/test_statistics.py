@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -251,3 +252,39 @@ def test_agreement_of_judges() -> None:
 def test_an_interval_in_another_unit() -> None:
     found = Interval(0.5, 0.4, 0.7, 10, "").scaled(-100, 100)
     assert (found.value, found.low, found.high) == pytest.approx((50, 30, 60))
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize("pairs", [[[1, NAN]], [[5, 0], [3, 1]], [[-0.1, 1]], [[INF, 1]], [[1, 0], [0, 1 + 1e-6]]])
+@pytest.mark.parametrize("statistic", [difference, ratio, gain, loss, mcnemar])
+def test_what_is_no_score_has_no_interval(statistic: Callable, pairs: list) -> None:
+    with pytest.raises(ValueError, match="scores from 0 to 1"):
+        statistic(np.array(pairs, dtype=float))
+
+
+@pytest.mark.parametrize("agreement", [rank_correlation, quadratic_kappa])
+@pytest.mark.parametrize("pairs", [np.zeros((0, 2)), np.array([[1, NAN], [2, 3]]), np.array([[1, INF], [2, 3]])])
+def test_an_agreement_on_what_is_no_number_is_refused(agreement: Callable, pairs: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="all finite"):
+        agreement(pairs)
+
+
+@pytest.mark.parametrize("costs", [[1, -2, 4], [1, 0, 4], [1, NAN, 4], [1, INF, 4], [1, 2], [1, 2, 3, 4]])
+def test_a_cost_that_is_none_has_no_slope(costs: list) -> None:
+    with pytest.raises(ValueError, match="all positive"):
+        slope_interval([1, 2, 4], costs)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "value", "low", "high"),
+    [
+        ([[0, 0]] * 5, NAN, 0, INF), ([[1, 0]] * 5, INF, 1.1041, INF), ([[0, 1]] * 5, 0, 0, 0.9057),
+        ([[1, 1]] * 3, 1, 0.3511, 2.8480), ([[1, 0]], INF, 0.0316, INF),
+    ],
+)  # fmt: skip
+def test_ratios_with_a_side_of_zeros_are_wide(pairs: list, value: float, low: float, high: float) -> None:
+    found = ratio(np.array(pairs, dtype=float))
+    assert [found.value, found.low, found.high] == pytest.approx([value, low, high], abs=1e-3, nan_ok=True)
+    assert found.high - found.low > 0.9

@@ -17,6 +17,9 @@ from typing import Any
 import pytest
 
 from msa_base.errors import UserError
+from msa_base.execution import prepare
+from msa_base.load import load
+from msa_base.seal import Seal, write_seal
 from msa_base.stage_records import RunRecord, broken, records, refused, sweep
 from msa_base.tables import read_predictions, read_table, write_table
 from tests.baselines.conftest import CONTEXTS, Workplace
@@ -193,7 +196,15 @@ def test_what_a_plan_refused_is_found_for_the_next_run(workplace: Workplace, pip
     assert refused(root) == []
     path = workplace.paths.cell("rag_bm25", "needles", "4K", 0) / "run.json"
     RunRecord.open(path).model_copy(update={"refused": True}).write(path)
-    assert refused(root) == [root / "rag_bm25" / "needles" / "cells.json"]
+    cells = root / "rag_bm25" / "needles" / "cells.json"
+    write_seal(cells, Seal.read(cells).made_from, Seal.read(cells).files)
+    assert refused(root) == [cells]
+    # of a system that left the profile, or that nobody chose now, it stays as it is
+    experiment = load("test", workplace.configs)
+    prepare(experiment, workplace.paths, [root / "rag_dense" / "needles" / "cells.json"])
+    assert cells.exists() and path.exists()
+    prepare(experiment, workplace.paths, [cells])
+    assert not cells.exists() and path.exists() and cells.with_name(".cells.json").exists()
 
 
 def test_records_of_another_format_are_refused_by_name(workplace: Workplace, pipeline: Callable) -> None:

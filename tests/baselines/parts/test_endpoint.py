@@ -150,7 +150,8 @@ def test_limits_of_a_server_are_statuses_of_a_cell(server: Server, tmp_path: Pat
     server.trouble = ["slow"]
     with pytest.raises(CellStatus) as raised:
         ServedReader(referred(server, tmp_path, timeout_s=0.2)).generate(["bada"], 4)
-    assert raised.value.status == "timeout"
+    assert raised.value.outcome == {"status": "timeout", "reason": raised.value.reason, "refused": True}
+    assert raised.value.reason.endswith("no reply within 0.2 s; the next run asks again")
 
 
 def test_a_served_embedder_and_reranker_score_as_the_model_does(server: Server, tmp_path: Path) -> None:

@@ -81,9 +81,10 @@ def test_a_conversion_without_training_changes_nothing(place, command) -> None:
     found = json.loads(out)
     assert code == 0 and found["passages"] == 4 and found["tokens"] == 48
     assert found["perplexity"]["before"] == pytest.approx(found["perplexity"]["after"], rel=1e-5)
-    assert found["nats_per_token_difference"]["mean"] == pytest.approx(0, abs=1e-5)
+    assert found["nats_per_token"]["before"] == pytest.approx(found["nats_per_token"]["after"], abs=1e-5)
     assert found["questions"] == 2  # the one without an answer is left out
     assert found["short_answers"]["before"] == found["short_answers"]["after"]
+    assert found["right"]["before"] == found["right"]["after"] and set(found["right"]["after"]) <= {0.0, 1.0}
 
 
 def test_another_model_differs_and_the_loss_is_the_models_own(place, command, prompter) -> None:
@@ -98,8 +99,8 @@ def test_another_model_differs_and_the_loss_is_the_models_own(place, command, pr
         shares = model.logits(hidden)[0].log_softmax(-1)
         expected.append(-sum(shares[place, row[place + 1]].item() for place in range(9)) / 9)
     assert found["perplexity"]["before"] == pytest.approx(math.exp(sum(expected) / 6), rel=1e-4)
-    difference = found["nats_per_token_difference"]
-    assert difference["low"] < difference["mean"] < difference["high"] and difference["mean"] != 0
+    assert math.exp(sum(found["nats_per_token"]["before"]) / 6) == pytest.approx(found["perplexity"]["before"])
+    assert found["nats_per_token"]["after"] != found["nats_per_token"]["before"]
     assert "short_answers" not in found
 
 
@@ -133,8 +134,3 @@ def test_bad_input_is_named(place, command, tokenizer) -> None:
 @pytest.mark.parametrize(("text", "right"), [("it is 12.", True), ("123", False), ("", False), ("Twelve, 12", True)])
 def test_an_answer_counts_as_a_whole_word(text, right) -> None:
     assert short_context.says(text, ["12"]) == right
-
-
-def test_intervals_of_one_item_are_unknown() -> None:
-    found = short_context.difference([1.0], [2.0])
-    assert found == {"mean": 1.0, "low": None, "high": None}

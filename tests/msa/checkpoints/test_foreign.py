@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -135,6 +136,37 @@ def test_an_end_that_is_no_token_is_named(tmp_path, model, tokenizer, place, fou
     (tmp_path / place).write_text(json.dumps({**content, "eos_token_id": found}))
     with pytest.raises(UserError, match=rf"{place}: eos_token_id is .* must name tokens from 0 to"):
         read.open_model(tmp_path)
+
+
+def test_two_sets_of_weights_in_one_directory_are_refused(tmp_path, model, tokenizer):
+    save(tmp_path / "whole", model, tokenizer)
+    save(tmp_path / "both", model, tokenizer, shard_bytes=1000)
+    assert (tmp_path / "both" / hub.INDEX).exists()
+    shutil.copyfile(tmp_path / "whole" / hub.WEIGHTS, tmp_path / "both" / hub.WEIGHTS)
+    with pytest.raises(UserError, match=r"holds model\.safetensors and model\.safetensors\.index\.json, .*; keep one"):
+        read.open_model(tmp_path / "both")
+
+
+def test_an_export_names_an_end_that_is_no_token_and_an_output_that_is_a_dangling_link(tmp_path, model, tokenizer):
+    save(tmp_path / "odd", model, tokenizer, eos_token_id=10**6)
+    save(tmp_path / "plain", model, tokenizer)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name, target, said in (("odd", "new", "must name tokens from 0 to"), ("plain", "link", "exists already")):
+        with pytest.raises(UserError, match=said):
+            export(tmp_path / name, tmp_path / target, "hf")
+        assert not (tmp_path / target).exists()
+
+
+def test_weights_that_were_adopted_before_do_not_stay_beside_others(tmp_path, model, tokenizer):
+    whole, parts = save(tmp_path / "whole", model, tokenizer), tmp_path / "parts"
+    with torch.no_grad():
+        model.model.norm.weight += 1
+    save(parts, model, tokenizer, shard_bytes=20_000)
+    for source in (whole, parts):
+        params = {"hub": "a/b", "path": str(source), "shape": SHAPE, "revision": "0123456789" * 4}
+        pretrained.adopt("reader", ModelSpec("pretrained", params=params), tmp_path / "model")
+        adopted, _ = read.open_model(tmp_path / "model")
+        assert torch.equal(adopted.model.norm.weight, read.load(source).model.norm.weight)
 
 
 # --- texts and tokens ---------------------------------------------------------------------------------------------

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from msa.checkpoints import hub
+from msa.checkpoints import hub, read
 from msa.model.losses import IGNORE
 from msa.training.samples import Phase, TrainingSet
 from msa.training.train import Trainer, made_from
 from msa_base import prompts
 from msa_base.errors import UserError
 from msa_base.specs import ModelSpec
-from msa_base.tables import write_table
+from msa_base.tables import write_json, write_table
 
 SHAPE = {
     "hidden_size": 16,
@@ -66,6 +66,28 @@ def test_two_trainings_give_identical_weights(paths):
     log = [json.loads(line) for line in (paths.model("backbone") / "train.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == [0, 1, 2]
     assert {"phase", "tokens", "seconds", "loss", "lm_loss", "learning_rate"} <= log[0].keys()
+
+
+def test_a_trained_model_ends_a_text_where_its_parent_does(paths):
+    Trainer("backbone", backbone(), paths).run()
+    parent = paths.model("backbone")
+    assert "eos_token_id" not in json.loads((parent / "config.json").read_text())
+    before = made_from(msa(), paths)
+    write_json(
+        {**json.loads((parent / "config.json").read_text()), "eos_token_id": 9, "bos_token_id": 8},
+        parent / "config.json",
+    )
+    write_json({"eos_token_id": [7, 9]}, parent / hub.GENERATION)
+    assert made_from(msa(), paths).data.keys() - before.data.keys() == {f"_models/backbone/{hub.GENERATION}"}
+    trainer = Trainer("msa", msa(), paths)
+    trainer.run()
+    content = json.loads((paths.model("msa") / "config.json").read_text())
+    assert (content["eos_token_id"], content["bos_token_id"]) == ([7, 9], 8)
+    _, prompter = read.open_model(paths.model("msa"))
+    assert prompter.ends == trainer.prompter.ends == {7, 9, prompter.im_end}
+    write_json({"eos_token_id": 10**6}, parent / hub.GENERATION)
+    with pytest.raises(UserError, match="must name tokens from 0 to"):
+        Trainer("msa", msa(), paths)
 
 
 @pytest.fixture

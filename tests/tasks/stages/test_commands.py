@@ -190,6 +190,14 @@ def test_graded_and_further_metrics() -> None:
         list(score.cell_scores([answer], {"q": bare}, "f1", "here"))
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 1.5, None, "1"])
+def test_a_metric_that_gives_no_share_is_named(monkeypatch: pytest.MonkeyPatch, value) -> None:
+    monkeypatch.setitem(score.METRICS, "odd", lambda prediction, answers, language: value)
+    gold = {"answers": ["x"], "gold_doc_ids": [1], "rejected": None, "group": None}
+    with pytest.raises(score.UserError, match=r"'odd' gives .* for question 'q'; a score is a number from 0 to 1"):
+        list(score.cell_scores([Answer("q", "x")], {"q": gold}, "odd", "here"))
+
+
 def test_grades_go_to_their_own_file_and_go_again(tmp_path) -> None:
     graded = PreparedCell("own", 0, gold=[Gold("q", [], [7], {7: 3.0, 8: 1.0})])
     view = {"corpus": "own", "context_tokens": 9}
