@@ -337,7 +337,9 @@ def _limit(
         scores = top - theta * bottom
         worst, mean = float(scores.min()), float(weights @ scores) / total
         possible = float(np.min(end_top - theta * end_bottom))
-        return _evidence(scores, weights, min(worst, max(possible, mean - reach * (mean - worst)))) - rejects
+        # an endless reach times a spread that is 0 but for rounding would be anything
+        lowest = possible if math.isinf(reach) else max(possible, mean - reach * (mean - worst))
+        return _evidence(scores, weights, min(worst, lowest)) - rejects
 
     if not value > least or excess(least) <= 0:
         return least

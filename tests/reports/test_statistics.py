@@ -288,3 +288,11 @@ def test_ratios_with_a_side_of_zeros_are_wide(pairs: list, value: float, low: fl
     found = ratio(np.array(pairs, dtype=float))
     assert [found.value, found.low, found.high] == pytest.approx([value, low, high], abs=1e-3, nan_ok=True)
     assert found.high - found.low > 0.9
+
+
+def test_scores_that_are_all_the_same_have_the_interval_of_their_mirror_at_every_n() -> None:
+    """Whatever the rounding of a sum is here: the largest share that is not rejected falls as n grows."""
+    highs = [mean_interval([0.0] * n).high for n in range(1, 200)]
+    assert highs == pytest.approx([1 - mean_interval([1.0] * n).low for n in range(1, 200)], abs=1e-6)
+    assert np.all(np.diff(highs) < 0)
+    assert highs[99] == pytest.approx(0.0331, abs=1e-4)
