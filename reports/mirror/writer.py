@@ -264,15 +264,20 @@ def run_quietly(command: list[str], said: IO[str], environment: dict[str, str]) 
 
 
 def library(folder: Path) -> Any:
-    """The library, told to leave nothing outside ``folder`` and to take no run's name from the environment."""
+    """The library, told to leave nothing outside ``folder``, to take no run's name from the environment, and to send
+    nothing of its own.
+    """
     for part in ("DATA", "CACHE", "ARTIFACT"):
         os.environ[f"WANDB_{part}_DIR"] = str((folder / f".{part.lower()}").absolute())
     os.environ.setdefault("WANDB_CONFIG_DIR", str((folder / ".config").absolute()))
     for name in OURS:
         os.environ.pop(f"WANDB_{name}", None)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # it reports on itself to the server, offline too
     import wandb
 
     settings = {"console": "off", "silent": True, "x_disable_stats": True, "x_disable_meta": True}
+    # reading what is installed takes half of a run's time, and run.json says what a result was made with
+    settings["x_save_requirements"] = False
     wandb.setup(wandb.Settings(**settings, disable_git=True, save_code=False))
     return wandb
 

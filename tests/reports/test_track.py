@@ -282,6 +282,14 @@ def test_a_server_that_hangs_costs_its_time_once_and_nothing_is_lost(
     assert len(following.mirror.unsent) == 2
 
 
+def test_the_library_sends_nothing_of_its_own_and_lists_no_packages(small: Tree) -> None:
+    assert written(small)
+    import wandb
+
+    assert not wandb.env.error_reporting_enabled()
+    assert not list((small.paths.root / "wandb").rglob("requirements.txt"))
+
+
 def test_what_could_not_be_sent_is_said(small: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer, "sync_command", lambda _: ["a.module.that.is.not"])
     with open(small.root / "said", "w+") as said:
