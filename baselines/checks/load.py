@@ -46,7 +46,7 @@ BLOCKS = 8  # of questions with edits, and as many without, in turns
 SEED = 1234  # of the order of questions
 SHOWN = 4  # wrong answers that are printed
 COLUMNS = (
-    "system", "context", "documents", "clients", "edits", "questions", "wrong", "telling", "questions_per_s", "p50_s",
+    "system", "documents", "tokens", "clients", "edits", "questions", "wrong", "telling", "questions_per_s", "p50_s",
     "p99_s", "processor_s", "edit_p50_s", "share_of_unedited", "threads", "processor",
 )  # fmt: skip
 Said = tuple  # of msa_base.records.without_costs
@@ -322,13 +322,9 @@ def load_system(evaluation: Evaluation, cell: Cell, chosen: argparse.Namespace) 
             rows, faults = measure(served, scene, clients, count, chosen.questions_per_edit, evaluation.system)
             for fault in faults[:SHOWN]:
                 print(f"WRONG: {fault}")
-            for row in rows:
-                yield {
-                    "system": evaluation.system,
-                    "context": cell.context,
-                    "documents": len(scene.states[0].base),
-                    **row,
-                }
+            memory = scene.states[0].base
+            size = {"documents": len(memory), "tokens": sum(document.num_tokens for document in memory)}
+            yield from ({"system": evaluation.system, **size, **row} for row in rows)
 
 
 def main() -> int:
