@@ -113,6 +113,7 @@ def check(folder: Path, screenshots: Path | None = None) -> Iterator[tuple[str, 
     api, axe = _library("playwright.sync_api"), _library("axe_playwright_python.sync_playwright").Axe()
     with api.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        chromium.new_page().goto("about:blank")  # the browser's own start is no page's
         for page, (width, scheme, paper) in product(pages, WINDOWS):
             window = chromium.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
             window.emulate_media(media="print" if paper else "screen")
