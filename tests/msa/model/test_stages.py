@@ -27,7 +27,7 @@ def whole(model, prompter, documents, row: Row):
 
 
 def memory_of(model, prompter, documents, questions: int = 1) -> BankMemory:
-    bank = Encoder(model, prompter).bank(documents)
+    bank = Encoder(model, prompter, precision="float32").bank(documents)
     return BankMemory(
         bank, None, torch.zeros(questions, 0, dtype=torch.bool), [[]] * questions, model.config.top_k_documents
     )
