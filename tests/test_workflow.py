@@ -173,7 +173,7 @@ class Checkout:
     def run(self, profile: str = "micro", *arguments: str) -> tuple[int, str]:
         """Run the workflow to its end; exit code and output."""
         process = self.start(profile, *arguments)
-        output, _ = process.communicate(timeout=900)
+        output, _ = process.communicate(timeout=3600)  # of soaks on a busy machine
         return process.returncode, output
 
     def dry_run(self) -> str:

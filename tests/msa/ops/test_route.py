@@ -186,3 +186,10 @@ def test_the_error_of_a_score_is_the_bound_that_its_docstring_proves(dtype):
     summing = 2**-18 + (0 if dtype == torch.int8 else folded.shape[-1] * 2**-22)
     bound = length * kept.error + gap * kept.norm + rounded * kept.norm * summing
     assert score_error(folded, mask, kept, dtype).tolist() == pytest.approx(bound.amax(-1).tolist(), rel=1e-4)
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "reference"])
+def test_few_chunks_are_scored_again(implementation):
+    folded, mask, keys, offsets, ids = shape_of_paper()
+    found = route(folded, mask, [Part(Keys.store(keys, "int8"), offsets, ids)], 4, implementation=implementation)
+    assert len(folded) * 4 <= found.rescored < len(folded) * len(keys) / 10
