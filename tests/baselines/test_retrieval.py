@@ -88,6 +88,23 @@ def test_a_large_view_ranks_alike_with_bm25s(base: int, depth: int, epsilon: flo
         assert answer.routed_doc_ids["bm25"] == best
 
 
+@pytest.mark.parametrize("epsilon", [0.0, 0.25])
+def test_what_proposes_candidates_scores_as_what_ranks_them(epsilon: float) -> None:
+    rng = random.Random(3)
+    documents = [Document(number, sentence(rng, 6), 9) for number in range(60)]
+    view, question = CorpusView(documents, {}), Question("q", sentence(rng, 5), "", 8)
+    exact, large = open_bm25(epsilon=epsilon), open_bm25(epsilon=epsilon, large_documents=1)
+    exact.ingest(view)
+    large.ingest(view)
+    proposals, query = large.retriever._base, large.retriever._words.query(question.text)
+    expected = bm25_scores(exact, view, question)
+    found = proposals._index.get_scores_from_ids(query) * 2.5  # Lucene leaves out k1 + 1, which changes no order
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    unknown = [len(proposals.frequency), len(proposals.frequency) + 7]  # words of overlays
+    assert proposals.candidates([*query, *unknown], 1, lambda rows: rows)[0] in np.flatnonzero(expected > expected.max() - 1e-6)
+    assert min(exact.retriever.memory_bytes(), large.retriever.memory_bytes()) > 60 * 6
+
+
 def test_bm25s_by_itself_gives_the_same_scores_where_no_idf_is_floored() -> None:
     import bm25s
 

@@ -86,8 +86,8 @@ def test_training_memory_scores_and_attends_like_the_bank(model, prompter, docum
 
 @pytest.mark.parametrize("batch_tokens", [1, 40, 100000])
 def test_encoding_does_not_depend_on_the_batch(model, prompter, documents, batch_tokens):
-    one = Encoder(model, prompter).segment(documents)
-    other = Encoder(model, prompter, batch_tokens=batch_tokens).segment(documents)
+    one = Encoder(model, prompter, precision="float32").segment(documents)
+    other = Encoder(model, prompter, batch_tokens=batch_tokens, precision="float32").segment(documents)
     for layer, again in zip(one.layers, other.layers, strict=True):
         assert torch.allclose(layer.routing.values, again.routing.values, atol=1e-5)
         assert torch.allclose(layer.content, again.content, atol=1e-5)
@@ -96,7 +96,7 @@ def test_encoding_does_not_depend_on_the_batch(model, prompter, documents, batch
 def test_an_overlay_equals_the_rebuilt_bank(model, prompter, documents):
     replaced = Document(documents[3].doc_id, "alpha alpha what is alpha", 15)
     added = Document(5, "gamma what is the number", 15)
-    encoder = Encoder(model, prompter)
+    encoder = Encoder(model, prompter, precision="float32")
     overlay = encoder.segment([replaced, added])
     sees = torch.tensor([[True, True], [False, False], [False, True]])
     memory = BankMemory(
