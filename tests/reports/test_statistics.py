@@ -42,13 +42,6 @@ def test_exact_coverage_of_a_share(n: int) -> None:
         assert likely @ ((low <= chance) & (chance <= high)) >= (0.94 if n > 5 else 0.93)
 
 
-def test_nothing_right_is_the_mirror_image_of_nothing_wrong() -> None:
-    """At every n: whether the mean of equal numbers is rounded below them depends on n and on the processor."""
-    for n in range(1, 400):
-        wrong, right = mean_interval([0.0] * n), mean_interval([1.0] * n)
-        assert (wrong.low, wrong.high) == pytest.approx((1 - right.high, 1 - right.low), abs=1e-6)
-
-
 def test_exact_coverage_of_paired_shares() -> None:
     """Every outcome of 12 questions: ratio and difference at 80 pairs of shares, constant sides among them."""
     n = 12
