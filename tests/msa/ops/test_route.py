@@ -193,3 +193,12 @@ def test_few_chunks_are_scored_again(implementation):
     folded, mask, keys, offsets, ids = shape_of_paper()
     found = route(folded, mask, [Part(Keys.store(keys, "int8"), offsets, ids)], 4, implementation=implementation)
     assert len(folded) * 4 <= found.rescored < len(folded) * len(keys) / 10
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "reference"])
+def test_places_that_no_document_fills_are_nobodys(implementation):
+    folded, mask, keys, offsets, ids = shape_of_paper(chunks=9)
+    found = route(folded, mask, [Part(Keys.store(keys, "bfloat16"), offsets, ids)], 5, implementation=implementation)
+    for row in (found.part[:, 3:], found.doc_ids[:, 3:]):
+        assert row.tolist() == [[-1, -1]] * 2
+    assert found.scores[:, 3:].tolist() == [[-torch.inf] * 2] * 2 and found.part[:, :3].tolist() == [[0] * 3] * 2
