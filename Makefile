@@ -23,6 +23,7 @@
 # lint             style and layers
 # clean            a profile's results; the environment stays
 # help             this list
+# With any of these: ISA=avx2 holds torch, oneDNN, MKL, FAISS and the kernels here to AVX2, as most laptops have    make bench ISA=avx2
 # Each sets up what it needs by itself: Python >= 3.11, make and a C compiler are enough.
 
 PROFILE ?= tiny
@@ -31,6 +32,7 @@ DATA ?=
 SYSTEMS ?= main
 ALL := all
 BENCH ?=
+ISA ?=
 PYTHON ?= python3
 CHECKS := baselines.checks.check tasks.check reports.check
 # a variable as one word of a command, whatever is in it
@@ -39,6 +41,11 @@ EXPERIMENT = --profile $(call quoted,PROFILE)$(if $(value DATA), --data $(call q
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 FAISS_OPT_LEVEL=avx2
+ifneq ($(ISA),)
+$(if $(filter avx2,$(ISA)),,$(error ISA=$(ISA) is unknown; write ISA=avx2 or leave it out))
+$(foreach held,$(AVX2),$(eval export $(held)))
+endif
 
 .PHONY: help reproduce smoke tune plan bench load bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
 .DEFAULT_GOAL := reproduce

@@ -1,7 +1,7 @@
 """Routing and attention on a processor: tiles of keys against all tokens, one float a chunk and question kept.
 
-What multiplies is chosen by the dtype of the keys and by what the processor has (`variants`): AMX or AVX-512 code of
-routing.c, else torch's own matrix products, tile by tile.
+What multiplies is chosen by the dtype of the keys and by what the processor has (`variants`): AMX, AVX-512 or AVX2
+code of routing.c, else (ARM among others) torch's own matrix products, tile by tile.
 
 Shape legend: Q questions, M tokens of a question, T chunks, N documents, W = KV heads * head_dim, B rows, H query
 heads, G KV heads, D head_dim, S memory slots, A own tokens, E template tokens.
@@ -13,6 +13,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, pairwise
 
@@ -22,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from msa.ops import reference
-from msa.ops.keys import Keys, round_queries, score_error, summing_error
+from msa.ops.keys import LARGEST, Keys, round_queries, score_error, summing_error
 from msa.ops.native import Routing, Settle, native
 from msa.ops.precision import fast_bfloat16
 from msa.ops.reference import DocumentOrder
@@ -30,33 +31,59 @@ from msa.ops.reference import DocumentOrder
 TILE_CHUNKS, LEAST_CHUNKS = 2048, 256  # of torch's matrix products
 TILE_SCORES = 2**18  # of one of them: they stay in the cache
 THREAD_CHUNKS = 1024  # fewer are not worth a second thread
-NATIVE = {torch.bfloat16: ("amx_bf16", "avx512_bf16"), torch.int8: ("amx_int8", "avx512_vnni")}
-CODES = {torch.bfloat16: 0, torch.int8: 1, torch.float32: 2, torch.float8_e4m3fn: 3}  # of stored dtypes in routing.c
+CODES = {torch.bfloat16: 0, torch.int8: 1, torch.float32: 2, torch.float8_e4m3fn: 3, torch.int16: 4}  # in routing.c
+STORED = (torch.bfloat16, torch.int8, torch.float32, torch.float8_e4m3fn)
+WIDEST_INT16 = (2**31 - 1) // int(128 * LARGEST[torch.int16])  # wider keys could overflow sums in int32
 ROUNDED = 2.0**-9 * 1.01  # of a row's length, float32 read in bfloat16
 WIDE_KEYS = 512  # KV heads x head_dim from which copying keys costs more than several calls
 BAD_OFFSETS = "offsets of documents must rise from 0 to the number of chunks"
 STEP_BYTES = 64  # native code reads a key in whole steps
 
 
-def _product_dtype(stored: torch.dtype) -> torch.dtype:
-    """What native code multiplies stored keys in: as they lie, or converted to bfloat16 a few rows at a time."""
-    return stored if stored in NATIVE else torch.bfloat16
+@dataclass(frozen=True)
+class Way:
+    """How one scoring function of routing.c multiplies: the dtype of its products, and the tokens of a packed tile.
+
+    ``offset`` is added to packed numbers.
+    """
+
+    dtype: torch.dtype
+    lanes: int = 16
+    offset: int = 0
+
+
+# best first; keys of other dtypes than a way's own are converted a few rows at a time
+WAYS = {
+    "amx_int8": Way(torch.int8),
+    "avx512_vnni": Way(torch.int8, offset=128),
+    "amx_bf16": Way(torch.bfloat16),
+    "avx512_bf16": Way(torch.bfloat16),
+    "avx2_int16": Way(torch.int16, lanes=8),
+    "avx2_float32": Way(torch.float32, lanes=8),
+}
 
 
 def variants(keys: Tensor) -> list[str]:
     """What can score such keys [T, W] here, best first; "tiles" can always."""
-    dtype = _product_dtype(keys.dtype)
-    row_bytes = keys.shape[1] * dtype.itemsize
-    aligned = row_bytes > 0 and row_bytes % STEP_BYTES == 0 and keys.stride(1) == 1 and keys.device.type == "cpu"
-    fast = dtype != torch.bfloat16 or fast_bfloat16(keys.device)
-    names = NATIVE[dtype] if aligned and fast and keys.dtype in CODES else ()
-    return [*(name for name in names if name in native().features), "tiles"]
+    width = keys.shape[1]
+
+    def fits(name: str, way: Way) -> bool:
+        if name not in native().features or width * way.dtype.itemsize % STEP_BYTES:
+            return False
+        if way.dtype == torch.bfloat16 and not fast_bfloat16(keys.device):
+            return False
+        return way.dtype.is_floating_point or (
+            keys.dtype == torch.int8 and (way.dtype == torch.int8 or width <= WIDEST_INT16)
+        )
+
+    readable = width > 0 and keys.stride(1) == 1 and keys.device.type == "cpu" and keys.dtype in STORED
+    return [*(name for name, way in WAYS.items() if readable and fits(name, way)), "tiles"]
 
 
 def query_dtype(keys: Tensor, variant: str | None = None) -> torch.dtype:
     """What folded queries are rounded to when such keys are scored."""
     variant = variant or variants(keys)[0]
-    return _tile_dtype(keys.dtype) if variant == "tiles" else _product_dtype(keys.dtype)
+    return _tile_dtype(keys.dtype) if variant == "tiles" else WAYS[variant].dtype
 
 
 def scores_with_error(
@@ -66,7 +93,7 @@ def scores_with_error(
     variant = variant or variants(keys.values)[0]
     dtype = query_dtype(keys.values, variant)
     if variant != "tiles":
-        packed = _Packed(folded, _tokens(routing_mask), keys, dtype, variant)
+        packed = _Packed(folded, _tokens(routing_mask), keys, variant)
         return packed.scores(rows), packed.error
     return _score_tiles(folded, routing_mask, keys, rows, dtype), score_error(folded, routing_mask, keys, dtype)
 
@@ -78,20 +105,21 @@ class _Packed:
     call of torch costs more than these few numbers.
     """
 
-    def __init__(self, folded: Tensor, tokens: list[np.ndarray], keys: Keys, dtype: torch.dtype, variant: str):
-        self.keys, self.variant, self.dtype, self.width = keys, variant, dtype, folded.shape[-1]
+    def __init__(self, folded: Tensor, tokens: list[np.ndarray], keys: Keys, variant: str):
+        self.keys, self.variant, self.width = keys, variant, folded.shape[-1]
+        dtype, lanes, offset = WAYS[variant].dtype, WAYS[variant].lanes, WAYS[variant].offset
         source = folded.float().contiguous()
-        tiles = [-(-len(part) // 16) for part in tokens]
+        tiles = [-(-len(part) // lanes) for part in tokens]
         self.tile_at = np.array([0, *accumulate(tiles)], np.int64)
         # tokens that fill up a tile repeat one, so that no maximum changes
-        filled = [part[np.minimum(np.arange(16 * n), len(part) - 1)] for part, n in zip(tokens, tiles, strict=True)]
+        filled = [part[np.minimum(np.arange(lanes * n), len(part) - 1)] for part, n in zip(tokens, tiles, strict=True)]
         chosen = filled[0] if len(filled) == 1 else np.concatenate([np.zeros(0, np.int64), *filled])
         self.packed = torch.empty(len(chosen) * self.width * dtype.itemsize, dtype=torch.uint8)
         self.scales, self.error = np.empty(len(chosen), np.float32), torch.empty(len(tokens))
-        off = keys.norm * ROUNDED if keys.values.dtype == torch.float32 else 0.0
+        off = keys.norm * ROUNDED if keys.values.dtype == torch.float32 and dtype == torch.bfloat16 else 0.0
         native().library.msa_pack(
             source.data_ptr(), chosen.ctypes.data, self.tile_at.ctypes.data, len(tokens), self.width,
-            {"amx_int8": 1, "avx512_vnni": 2}.get(variant, 0), keys.norm + off, keys.error + off,
+            CODES[dtype], lanes, LARGEST.get(dtype, 1.0), offset, keys.norm + off, keys.error + off,
             summing_error(self.width, dtype),
             self.packed.data_ptr(), self.scales.ctypes.data, self.error.data_ptr(),
         )  # fmt: skip
@@ -101,10 +129,10 @@ class _Packed:
         values, scales = self.keys.values, self.keys.scale
         return Routing(
             keys=values.data_ptr(), stride=values.stride(0) * values.element_size(),
-            steps=self.width * self.dtype.itemsize // STEP_BYTES,
-            from_=0 if values.dtype == self.dtype else CODES[values.dtype], packed=self.packed.data_ptr(),
+            steps=self.width * WAYS[self.variant].dtype.itemsize // STEP_BYTES,
+            stored=CODES[values.dtype], packed=self.packed.data_ptr(),
             questions=questions, tile_at=self.tile_at.ctypes.data + 8 * first,
-            query_scales=self.scales.ctypes.data if self.dtype == torch.int8 else None,
+            query_scales=None if WAYS[self.variant].dtype.is_floating_point else self.scales.ctypes.data,
             key_scales=None if scales is None else scales.data_ptr(),
             key_scale_step=0 if scales is None else scales.dim(),
         )  # fmt: skip
@@ -133,9 +161,9 @@ def _tokens(routing_mask: Tensor) -> list[np.ndarray]:
 
 
 def ranks_exactly(keys: Keys) -> bool:
-    """Whether :func:`best_documents` takes such stored keys: routing.c ranks them exactly, given AVX-512."""
+    """Whether :func:`best_documents` takes such stored keys: routing.c ranks them exactly, given AVX2."""
     values = keys.values
-    return bool(native().features) and values.dtype in CODES and values.shape[1] % 16 == 0 and values.stride(1) == 1
+    return bool(native().features) and values.dtype in STORED and values.shape[1] % 16 == 0 and values.stride(1) == 1
 
 
 def best_documents(
@@ -153,7 +181,7 @@ def best_documents(
     if scanned.values.dtype == torch.int8:
         # bfloat16 rounds queries less than int8 does: after a second pass in it fewer chunks need an exact score
         variant = variants(torch.empty(0, keys.values.shape[1], dtype=torch.bfloat16))[0]
-        packed = None if variant == "tiles" else _Packed(folded, tokens, keys, torch.bfloat16, variant)
+        packed = None if variant == "tiles" else _Packed(folded, tokens, keys, variant)
     library, count, values = native().library, len(folded), keys.values
     source, error = folded.float().contiguous(), error.tolist()
     between_error = packed.error.tolist() if packed else error
@@ -174,7 +202,7 @@ def best_documents(
                 between=call, between_error=between_error[number],
                 routing=ctypes.pointer(between) if packed else None,
                 keys=values.data_ptr(), stride=values.stride(0) * values.element_size(), width=values.shape[1],
-                from_=CODES[values.dtype],
+                stored=CODES[values.dtype],
                 key_scales=None if keys.scale is None else keys.scale.data_ptr(),
                 key_scale_step=0 if keys.scale is None else keys.scale.dim(),
                 tokens=source.data_ptr(), index=tokens[number].ctypes.data, count=len(tokens[number]),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn, "int8": torch.int8}
-LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
+LARGEST = {torch.int8: 127.0, torch.int16: 8191.0, torch.float8_e4m3fn: 448.0}  # of a rounded row
 FLOAT8_SCALE = 2.0**-8  # unit vectors then use the whole range of e4m3 without a scale per row
 ROWS = 8192  # rows in float64 at a time: what is wide is never the whole bank
 
@@ -132,12 +132,12 @@ class Queries:
 
 
 def round_queries(folded: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """Folded queries [..., W] in the dtype that a kernel multiplies in; of int8 and fp8 their scales [...] too."""
+    """Folded queries [..., W] in the dtype that a kernel multiplies in; of int8, int16, fp8 their scales [...] too."""
     if dtype not in LARGEST:
         return folded.to(dtype), None
     scales = row_scales(folded.float(), LARGEST[dtype])
     scaled = folded.float() / scales.unsqueeze(-1)
-    return (scaled.round() if dtype == torch.int8 else scaled).to(dtype), scales
+    return (scaled if dtype.is_floating_point else scaled.round()).to(dtype), scales
 
 
 def score_error(folded: Tensor, routing_mask: Tensor, keys: Keys, dtype: torch.dtype) -> Tensor:
@@ -159,5 +159,5 @@ def score_error(folded: Tensor, routing_mask: Tensor, keys: Keys, dtype: torch.d
 
 
 def summing_error(width: int, dtype: torch.dtype) -> float:
-    """The part of :func:`score_error` that arithmetic adds, relative to |q'| * norm; int8 products sum exactly."""
-    return 2.0**-18 + (0.0 if dtype == torch.int8 else width * 2.0**-22)
+    """The part of :func:`score_error` that arithmetic adds, relative to |q'| * norm; whole numbers sum exactly."""
+    return 2.0**-18 + (0.0 if not dtype.is_floating_point else width * 2.0**-22)

@@ -21,9 +21,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from msa.ops.precision import may_use
+
 SOURCE = Path(__file__).with_name("routing.c")
 FLAGS = ("-O3", "-shared", "-fPIC")
-FEATURES = {"avx512_bf16": 1, "avx512_vnni": 2, "amx_bf16": 4, "amx_int8": 8}
+# scoring functions: the bit of msa_features that each needs, and oneDNN's name for the instructions
+FEATURES = {
+    "avx512_bf16": (1, "AVX512_CORE_BF16"), "avx512_vnni": (2, "AVX512_CORE_VNNI"), "amx_bf16": (4, "AVX512_CORE_AMX"),
+    "amx_int8": (8, "AVX512_CORE_AMX"), "avx2_float32": (16, "AVX2"), "avx2_int16": (16, "AVX2"),
+}  # fmt: skip
 
 POINTER, COUNT, NUMBER = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 
@@ -33,7 +39,7 @@ class Routing(ctypes.Structure):
 
     _fields_ = (
         ("keys", POINTER), ("stride", COUNT), ("steps", COUNT), ("first", COUNT), ("last", COUNT), ("rows", POINTER),
-        ("from_", COUNT), ("packed", POINTER), ("questions", COUNT), ("tile_at", POINTER), ("query_scales", POINTER),
+        ("stored", COUNT), ("packed", POINTER), ("questions", COUNT), ("tile_at", POINTER), ("query_scales", POINTER),
         ("key_scales", POINTER), ("key_scale_step", COUNT), ("out", POINTER), ("out_stride", COUNT),
     )  # fmt: skip
 
@@ -45,7 +51,7 @@ class Settle(ctypes.Structure):
         ("scores", POINTER), ("chunks", COUNT), ("error", NUMBER), ("least", NUMBER), ("offsets", POINTER),
         ("ids", POINTER), ("documents", COUNT), ("visible", POINTER), ("k", COUNT), ("between", POINTER),
         ("routing", ctypes.POINTER(Routing)), ("between_error", NUMBER), ("keys", POINTER), ("stride", COUNT),
-        ("width", COUNT), ("from_", ctypes.c_int), ("key_scales", POINTER), ("key_scale_step", COUNT),
+        ("width", COUNT), ("stored", ctypes.c_int), ("key_scales", POINTER), ("key_scale_step", COUNT),
         ("tokens", POINTER), ("index", POINTER), ("count", COUNT), ("best", POINTER), ("best_ids", POINTER),
         ("values", POINTER),
     )  # fmt: skip
@@ -53,7 +59,7 @@ class Settle(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Native:
-    """The loaded library, or None and why; ``features``: names of FEATURES that this processor and kernel offer."""
+    """The loaded library, or None and why; ``features``: names of FEATURES that may run here (:func:`may_use`)."""
 
     library: ctypes.CDLL | None
     features: frozenset[str]
@@ -79,11 +85,14 @@ def native() -> Native:
         function.argtypes, function.restype = (ctypes.POINTER(Routing),), None
     top, pack = library.msa_top_documents, library.msa_pack
     top.argtypes = (POINTER, COUNT, POINTER, POINTER, COUNT, POINTER, COUNT, COUNT, COUNT, POINTER, POINTER)
-    pack.argtypes = (*(POINTER,) * 3, COUNT, COUNT, ctypes.c_int, *(NUMBER,) * 3, *(POINTER,) * 3)
+    pack.argtypes = (
+        *(POINTER,) * 3, COUNT, COUNT, *(ctypes.c_int,) * 2, NUMBER, ctypes.c_int, *(NUMBER,) * 3, *(POINTER,) * 3,
+    )  # fmt: skip
     top.restype, pack.restype = ctypes.c_int, None
     library.msa_settle.argtypes, library.msa_settle.restype = (ctypes.POINTER(Settle),), COUNT
-    features = library.msa_features()
-    return Native(library, frozenset(name for name, bit in FEATURES.items() if features & bit), f"built by {compiler}")
+    offered = library.msa_features()
+    features = frozenset(name for name, (bit, level) in FEATURES.items() if offered & bit and may_use(level))
+    return Native(library, features, f"built by {compiler}")
 
 
 def _compiled(compiler: str) -> Path:

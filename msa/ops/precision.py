@@ -15,8 +15,11 @@ from msa_base.errors import UserError
 
 PRODUCTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PRECISIONS = ("auto", *PRODUCTS)
-# oneDNN says that it takes bfloat16 where it is held to one of these, and emulates it
-EMULATED = ("AVX512_CORE", "AVX512_CORE_VNNI")
+# instruction sets that ONEDNN_MAX_CPU_ISA can name, weakest first
+LEVELS = (
+    "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI", "AVX512_CORE_BF16",
+    "AVX512_CORE_FP16", "AVX512_CORE_AMX",
+)  # fmt: skip
 
 _chosen: dict[str, str] = {}
 
@@ -29,16 +32,26 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def may_use(level: str) -> bool:
+    """Whether this process may use the instructions of a level of LEVELS, if the processor has them.
+
+    ``ONEDNN_MAX_CPU_ISA`` holds oneDNN to a level, and the code of this project with it; `make ISA=avx2` sets it, and
+    what holds torch's own loops, MKL and FAISS.
+    """
+    held = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    return held not in LEVELS or LEVELS.index(held) >= LEVELS.index(level)
+
+
 @cache
 def fast_bfloat16(where: torch.device) -> bool:
     """Whether a device multiplies bfloat16 faster than float32.
 
-    A processor needs AMX or AVX512-BF16, and an oneDNN that may use it: ``ONEDNN_MAX_CPU_ISA`` can forbid that. Without
-    them torch's bfloat16 products are some fifty times slower than its float32 ones.
+    A processor needs AMX or AVX512-BF16, and an oneDNN that :func:`may_use` them. Without them torch's bfloat16
+    products are some fifty times slower than its float32 ones.
     """
     if where.type == "cuda":
         return torch.cuda.get_device_capability(where) >= (8, 0)
-    if where.type != "cpu" or os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in EMULATED:
+    if where.type != "cpu" or not may_use("AVX512_CORE_BF16"):
         return False
     has_units = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return has_units and torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from msa.generation.embed import Embedder
 from msa.generation.likelihood import QueryLikelihood
 from msa.memory.encode import Encoder
 from msa.memory.routed import BankMemory
-from msa.ops import cpu, precision
+from msa.ops import cpu, native, precision
 from msa.ops.keys import DTYPES, Keys
 from msa.training.muon import Muon
 from msa.training.train import Trainer
@@ -22,7 +24,8 @@ from msa_base.errors import UserError
 from msa_base.specs import ModelSpec
 
 CPU = torch.device("cpu")
-HELD = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+MAKEFILE = Path(__file__).parents[3] / "Makefile"
+HELD = dict(re.findall(r"(\w+)=(\S+)", re.search(r"^AVX2 := (.*)", MAKEFILE.read_text(), re.M)[1]))
 SHAPE = {"hidden_size": 16, "intermediate_size": 24, "layers": 3, "query_heads": 2, "kv_heads": 1, "head_dim": 8}
 ROUTER = {"routed_layers": [1, 2], "pool_tokens": 4, "top_k_documents": 2, "aux_temperature": 0.1}
 
@@ -46,15 +49,21 @@ class Products(TorchDispatchMode):
 def hardware(monkeypatch):
     """Sets what the processor, oneDNN and its environment offer."""
 
+    torch.ops.mkldnn._is_mkldnn_bf16_supported()  # oneDNN reads its environment once, at its first use
+
+    def forget() -> None:
+        for asked in (precision.fast_bfloat16, native.native):
+            asked.cache_clear()
+
     def offers(units: bool, onednn: bool, held: str) -> None:
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: units)
         monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
         monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", held)
-        precision.fast_bfloat16.cache_clear()
+        forget()
 
     yield offers
-    precision.fast_bfloat16.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize(
@@ -76,10 +85,36 @@ def test_auto_asks_the_hardware_and_a_named_precision_wins(hardware, units, oned
         precision.choose("encoding", "float8", CPU)
 
 
-def test_a_processor_held_to_avx2_takes_float32():
-    code = "import torch; from msa.ops.precision import fast_bfloat16; print(fast_bfloat16(torch.device('cpu')))"
+def test_a_processor_held_to_avx2_takes_float32_and_routes_exactly():
+    code = """
+import torch
+from msa.ops import check, native, precision
+features, capability = native.native().features, torch.backends.cpu.get_cpu_capability()
+print(precision.fast_bfloat16(torch.device("cpu")), *sorted(features), capability)
+raise SystemExit(check.main(["--device", "cpu", "--only", "route cpu"]))
+"""
     said = subprocess.run([sys.executable, "-c", code], env={**os.environ, **HELD}, capture_output=True, text=True)
-    assert said.stdout.strip() == "False", said.stderr
+    assert said.returncode == 0, said.stdout + said.stderr
+    slow, *features, torchs = said.stdout.splitlines()[0].split()
+    assert slow == "False" and features == sorted(native.native().features & {"avx2_float32", "avx2_int16"})
+    assert torchs in ("AVX2", "DEFAULT") or not features  # whatever torch calls a processor that has no AVX2
+
+
+@pytest.mark.parametrize(
+    ("held", "allowed"),
+    [
+        ("avx2", {"avx2_float32", "avx2_int16"}),
+        ("AVX512_CORE", {"avx2_float32", "avx2_int16"}),
+        ("AVX512_CORE_VNNI", {"avx2_float32", "avx2_int16", "avx512_vnni"}),
+        ("AVX512_CORE_FP16", {"avx2_float32", "avx2_int16", "avx512_vnni", "avx512_bf16"}),
+        ("AVX512_CORE_AMX", set(native.FEATURES)),
+        ("DEFAULT", set(native.FEATURES)),
+        ("SSE41", set()),
+    ],
+)
+def test_the_kernels_here_follow_what_holds_onednn(monkeypatch, held, allowed):
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", held)
+    assert {name for name, (_, level) in native.FEATURES.items() if precision.may_use(level)} == allowed
 
 
 def test_no_product_is_bfloat16_where_that_is_slow(hardware, paths, model, prompter, documents, monkeypatch):
@@ -101,7 +136,7 @@ def test_no_product_is_bfloat16_where_that_is_slow(hardware, paths, model, promp
         torch.set_num_threads(threads)
     assert seen.count[torch.float32] > 100 and torch.bfloat16 not in seen.count
     wide = torch.empty(1, 1024, dtype=DTYPES["bfloat16"])
-    assert cpu.variants(wide) == ["tiles"] and cpu.query_dtype(Keys(wide).values) == torch.float32
+    assert cpu.variants(wide)[0] in ("avx2_float32", "tiles") and cpu.query_dtype(Keys(wide).values) == torch.float32
     with Products() as seen:  # the count sees what it should
         train(paths, "bfloat16")
     assert seen.count[torch.bfloat16] > 100

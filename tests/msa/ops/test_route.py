@@ -160,12 +160,16 @@ def test_routing_keeps_at_most_eight_bytes_a_chunk_and_question(kind):
 def test_variants_are_chosen_by_dtype_and_processor():
     have = native().features
     bf16, int8 = torch.empty(3, 64, dtype=torch.bfloat16), torch.empty(3, 64, dtype=torch.int8)
-    assert cpu.variants(bf16) == [name for name in ("amx_bf16", "avx512_bf16") if name in have] + ["tiles"]
-    assert cpu.variants(int8) == [name for name in ("amx_int8", "avx512_vnni") if name in have] + ["tiles"]
+    floats = [name for name in ("amx_bf16", "avx512_bf16", "avx2_float32") if name in have]
+    assert cpu.variants(bf16) == [*floats, "tiles"]
+    assert cpu.variants(int8) == [name for name in cpu.WAYS if name in have] + ["tiles"]
+    wider = torch.empty(3, 2112, dtype=torch.int8)  # sums of so many products of 16 bits could overflow
+    assert cpu.variants(wider) == [name for name in cpu.WAYS if name in have - {"avx2_int16"}] + ["tiles"]
     for converted in (torch.float32, torch.float8_e4m3fn):
         assert cpu.variants(torch.empty(3, 64, dtype=converted)) == cpu.variants(bf16)
         assert cpu.query_dtype(torch.empty(3, 64, dtype=converted), "amx_bf16") == torch.bfloat16
-    for other in (torch.empty(3, 64).double(), int8[:, :63], bf16[:, ::2], torch.empty(3, 16)):
+    assert cpu.variants(torch.empty(3, 16)) == [name for name in ("avx2_float32",) if name in have] + ["tiles"]
+    for other in (torch.empty(3, 64).double(), int8[:, :63], bf16[:, ::2], torch.empty(3, 8)):
         assert cpu.variants(other) == ["tiles"]
 
 
