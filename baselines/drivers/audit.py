@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from baselines.base import System
-from msa.model.chat import ChatPrompter
-from msa.model.prompt import Row
 from msa_base import prompts
 from msa_base.records import Answer, CorpusView, Document, Question
 from msa_base.tables import write_lines
@@ -86,6 +84,8 @@ def _read(
 
 def problems(question: Question, answer: Answer, documents: Sequence[Document], model: Any) -> list[str]:
     """What is wrong with the prompt of an answer that was read from ``documents``."""
+    from msa.model.chat import ChatPrompter  # with torch, which the parent process of a run does without
+
     if isinstance(answer.prompt, str):
         found = _message_problems(question, answer.prompt, documents)
     elif answer.prompt is not None and isinstance(getattr(model, "prompter", None), ChatPrompter):
@@ -133,6 +133,8 @@ def _row_problems(question: Question, answer: Answer, model: Any) -> dict[str, b
 
 
 def _token_problems(question: Question, answer: Answer, documents: Sequence[Document], model: Any) -> dict[str, bool]:
+    from msa.model.prompt import Row
+
     ids, prompter = answer.prompt, model.prompter
     # behind other text a question may be spelled with other tokens
     asked = prompter.text(question.text), prompter.opening(question.text).ids
