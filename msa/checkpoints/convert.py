@@ -11,6 +11,7 @@ from msa.checkpoints.hub import SHARD_BYTES
 from msa.checkpoints.read import find, read_config, read_model
 from msa.checkpoints.write import spans, write
 from msa.model.config import layer_numbers
+from msa.model.router_form import RouterForm
 from msa_base.errors import UserError
 from msa_base.fields import Fields
 from msa_base.tables import whole_directory
@@ -88,6 +89,7 @@ def export(
         dtype = dtype or stored.dtype
         state = dict(read_model(stored, dtype, released_inference).state_dict())
         if to == "hf":
-            state = {name: tensor for name, tensor in state.items() if not name.endswith(("temperature", *ROUTERS))}
-            config = replace(config, routed_layers=())
+            state = {name: tensor for name, tensor in state.items() if "router_" not in name}
+            state.pop("temperature", None)
+            config = replace(config, routed_layers=(), form=RouterForm())
         return write(stored, config, state, directory, target, dtype, shard_bytes)

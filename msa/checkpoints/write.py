@@ -104,6 +104,8 @@ def write(
         sizes = f"P = {config.pool_tokens}, k = {config.top_k_documents}"
         score = "cosine" if config.normalise_routing else "scaled products"
         parts.append(f"routers on layers {spans(config.routed_layers)}, {sizes}, routing by {score}")
+        if not config.form.released:
+            parts.append("its routers have a form of their own, which runs here and not in the released engine")
         if config.family != "msa":
             parts.append("the released engine runs Qwen3 alone; this model runs here")
     parts += [f"tokens added: {' '.join(added)}"] if added else []

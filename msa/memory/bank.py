@@ -33,6 +33,7 @@ class Signature:
 
     ``model`` and ``tokenizer`` are digests of the files that encoded it (empty for a bank that only lives in memory).
     ``unit_keys``: heads of routing keys are unit vectors, as the paper has them and some released models do not.
+    ``routing_heads``: of a routing key, where they are not the KV heads (0).
     ``precision`` is that of the encoder's computation, which every later document is encoded with too.
     """
 
@@ -46,6 +47,7 @@ class Signature:
     content_dtype: str
     unit_keys: bool = True
     precision: str = "float32"
+    routing_heads: int = 0
 
     def check(self, other: Signature, where: str) -> None:
         """Raise a UserError that names the first difference; precisions are the bank's own and may differ."""

@@ -182,7 +182,8 @@ def signature_of(
         model = _digest([source] if source.is_file() else sorted(weights))
         tokenizer = _digest([file for file in [source / "tokenizer.json"] if file.exists()])
     shape = config.pool_tokens, config.routed_layers, config.kv_heads, config.head_dim
-    return Signature(model, tokenizer, *shape, key_dtype, content_dtype, config.normalise_routing, precision)
+    heads = config.form.key_heads or 0
+    return Signature(model, tokenizer, *shape, key_dtype, content_dtype, config.normalise_routing, precision, heads)
 
 
 def _digest(files: list[Path]) -> str:

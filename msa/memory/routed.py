@@ -20,7 +20,7 @@ from msa.model.decoder import PooledLayer, Selection
 from msa.ops import dispatch
 from msa.ops.keys import Keys, Queries
 from msa.ops.reference import document_order
-from msa.ops.route import Part, Winners, route
+from msa.ops.route import Part, Winners, route, route_fused
 
 
 class PaddedMemory:
@@ -35,11 +35,30 @@ class PaddedMemory:
         counts = router.chunk_counts(lengths, pool_tokens)
         self.chunk_mask = torch.arange(chunks, device=lengths.device) < counts.unsqueeze(1)
 
-    def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Selection:
+    def select(self, layer: int, folded: Tensor, routing_mask: Tensor, reduce: str = "max") -> Selection:
         """See :class:`msa.model.decoder.Memory`."""
+        return self._chosen(layer, self._scores(layer, folded, routing_mask, reduce))
+
+    def select_fused(
+        self, folded: list[Tensor], routing_mask: Tensor, shares: list[float], reduce: str = "max"
+    ) -> list[Selection]:
+        """See :class:`msa.model.decoder.Memory`."""
+        each = (self._scores(layer, part, routing_mask, reduce) for layer, part in enumerate(folded))
+        scores = sum(share * found for share, found in zip(shares, each, strict=True))
+        return [self._chosen(layer, scores) for layer in range(len(folded))]
+
+    def _scores(self, layer: int, folded: Tensor, routing_mask: Tensor, reduce: str) -> Tensor:
+        """Document scores [Q, N] of one layer."""
+        keys = self.layers[layer].routing.flatten(0, 1)
+        if reduce == "max":
+            return router.document_scores(dispatch.training_scores(folded, routing_mask, keys), self.chunk_mask)
+        raw = folded.float() @ keys.float().T
+        return router.mean_over_tokens(
+            router.document_scores(raw.flatten(0, 1), self.chunk_mask).view(*raw.shape[:2], -1), routing_mask
+        )
+
+    def _chosen(self, layer: int, scores: Tensor) -> Selection:
         pooled = self.layers[layer]
-        raw = dispatch.training_scores(folded, routing_mask, pooled.routing.flatten(0, 1))
-        scores = router.document_scores(raw, self.chunk_mask)
         best = router.top_documents(scores.detach(), self.top_k)
         chosen = best.sort(-1).values  # by document, then chunk
         mask = self.chunk_mask[chosen]
@@ -113,20 +132,43 @@ class BankMemory:
         view.hidden = [self.hidden[row] for row in chosen]
         return view
 
-    def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Pending:
+    def select(self, layer: int, folded: Tensor, routing_mask: Tensor, reduce: str = "max") -> Pending:
         """See :class:`msa.model.decoder.Memory`; ``documents`` of the result are ids, -1 where there are fewer than k,
         ``scores`` theirs.
         """
-        winners = self.winners(layer, Queries.of(folded, routing_mask))
-        return Pending(_fetching().submit(self.fetch, layer, winners), winners, folded.device)
+        queries = Queries.of(folded, routing_mask)
+        winners = (
+            self.winners(layer, queries) if reduce == "max" else self.fused_winners({layer: queries}, [1.0], reduce)
+        )
+        return self._pending(layer, winners, folded.device)
+
+    def select_fused(
+        self, folded: list[Tensor], routing_mask: Tensor, shares: list[float], reduce: str = "max"
+    ) -> list[Pending]:
+        """See :class:`msa.model.decoder.Memory`."""
+        queries = {layer: Queries.of(part, routing_mask) for layer, part in enumerate(folded)}
+        winners = self.fused_winners(queries, shares, reduce)
+        return [self._pending(layer, winners, folded[0].device) for layer in queries]
+
+    def _pending(self, layer: int, winners: Winners, device: torch.device) -> Pending:
+        return Pending(_fetching().submit(self.fetch, layer, winners), winners, device)
 
     def winners(self, layer: int, queries: Queries) -> Winners:
         """The best documents of each question, by scores that are exact for the stored keys; on the host."""
+        return route(queries.tokens, queries.mask, self._layer(layer), self.top_k).cpu()
+
+    def fused_winners(self, queries: dict[int, Queries], shares: list[float], reduce: str) -> Winners:
+        """The best documents of each question by the weighted sum of some layers' scores; on the host."""
+        layers = [(one.tokens, one.mask, self._layer(layer)) for layer, one in queries.items()]
+        return route_fused(layers, shares, self.top_k, reduce).cpu()
+
+    def _layer(self, layer: int) -> list[Part]:
+        """One layer's keys of all parts, with what each question may see of them."""
         parts = [scans[layer] for scans in self.scans]
         for number, visible in enumerate(self.visible):
             if visible is not None:
                 parts[number] = replace(parts[number], visible=visible.to(parts[number].offsets.device))
-        return route(queries.tokens, queries.mask, parts, self.top_k).cpu()
+        return parts
 
     def fetch(self, layer: int, winners: Winners) -> tuple[Tensor, Tensor, Tensor]:
         """K and V [Q, S, G, D] and mask [Q, S] of the winners' chunks, in order of document id, then chunk."""
@@ -173,7 +215,11 @@ def _scans(segment: Segment, signature: Signature, precision: str | None = None)
     for layer in segment.layers:
         stored = layer.routing
         # unit heads need no reading of the whole bank when it is opened; rounding may lengthen them
-        stored = replace(stored, norm=signature.kv_heads**0.5 * 1.01) if signature.unit_keys else stored.measured()
+        stored = (
+            replace(stored, norm=(signature.routing_heads or signature.kv_heads) ** 0.5 * 1.01)
+            if signature.unit_keys
+            else stored.measured()
+        )
         coarse = None if precision in (None, stored.dtype) else Keys.store(stored.exact(), precision)
         device = (coarse or stored).values.device
         doc_ids = segment.doc_ids.to(device)

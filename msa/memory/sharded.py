@@ -48,11 +48,29 @@ class ShardedMemory(BankMemory):
 
     def winners(self, layer: int, queries: Queries) -> Winners:
         """The best documents of all shards; ``part`` counts this rank's parts first, then one for every other rank."""
-        request = {"layer": layer, "shape": tuple(queries.tokens.shape), "hidden": self.hidden, "top_k": self.top_k}
-        _share({"do": "winners", **request})
-        dist.broadcast(queries.tokens.cpu().contiguous(), 0)
-        dist.broadcast(queries.mask.to("cpu", torch.uint8), 0)
-        found = super().winners(layer, queries)
+        self._ask({}, {layer: queries})
+        return self._of_all(super().winners(layer, queries))
+
+    def fused_winners(self, queries: dict[int, Queries], shares: list[float], reduce: str) -> Winners:
+        """Likewise, by the weighted sum of some layers' scores: each document's is summed up where it lies."""
+        self._ask({"shares": shares, "reduce": reduce}, queries)
+        return self._of_all(super().fused_winners(queries, shares, reduce))
+
+    def _ask(self, how: dict[str, Any], queries: dict[int, Queries]) -> None:
+        """Let every rank find the winners of its shard."""
+        one = next(iter(queries.values()))
+        request = {
+            "layers": list(queries),
+            "shape": tuple(one.tokens.shape),
+            "hidden": self.hidden,
+            "top_k": self.top_k,
+        }
+        _share({"do": "winners", **request, **how})
+        for part in queries.values():
+            dist.broadcast(part.tokens.cpu().contiguous(), 0)
+        dist.broadcast(one.mask.to("cpu", torch.uint8), 0)
+
+    def _of_all(self, found: Winners) -> Winners:
         shards = [found]
         for rank in range(1, dist.get_world_size()):
             theirs, ids = torch.empty_like(found.scores), torch.empty_like(found.doc_ids)
@@ -88,13 +106,17 @@ def serve(bank: Bank, tiers: Tiers | None = None) -> None:
         if request["do"] == "hold":
             shard, scans = own_shard(bank.prefix(request["documents"]), tiers or Tiers(), device)
         elif request["do"] == "winners":
-            tokens = torch.empty(request["shape"])
+            tokens = [torch.empty(request["shape"]) for _ in request["layers"]]
             mask = torch.empty(request["shape"][:2], dtype=torch.uint8)
-            dist.broadcast(tokens, 0)
-            dist.broadcast(mask, 0)
-            nothing = torch.zeros(len(tokens), 0, dtype=torch.bool)
+            for received in (*tokens, mask):
+                dist.broadcast(received, 0)
+            nothing = torch.zeros(len(mask), 0, dtype=torch.bool)
             memory = BankMemory(shard, None, nothing, request["hidden"], request["top_k"], scans)
-            found = memory.winners(request["layer"], Queries(tokens, mask.bool()))
+            queries = {n: Queries(part, mask.bool()) for n, part in zip(request["layers"], tokens, strict=True)}
+            if "shares" in request:
+                found = memory.fused_winners(queries, request["shares"], request["reduce"])
+            else:
+                found = memory.winners(*next(iter(queries.items())))
             dist.send(found.scores.contiguous(), 0)
             dist.send(found.doc_ids.contiguous(), 0)
         else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from msa.model.rope_scaling import RopeScaling
+from msa.model.router_form import RouterForm
 from msa_base.errors import UserError
 from msa_base.fields import Fields, is_positive
 
@@ -25,7 +26,7 @@ SIZES = {  # fields of a ModelConfig and their keys in config.json
 }  # fmt: skip
 # msa_config values of the released code that this implementation has; another one selects other documents
 ROUTING = {
-    "chunk_reduce_method": "max", "query_reduce_method": "max", "head_reduce_method": "mean", "decouple_router": True,
+    "chunk_reduce_method": "max", "head_reduce_method": "mean", "decouple_router": True,
     "decouple_pooling_mode": "mean",
 }  # fmt: skip
 # JSON kinds of what is read here by its truth or as a whole
@@ -37,6 +38,7 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 }
 MSA_KINDS: dict[str, type | tuple[type, ...]] = {
     "normalise_routing": bool, "released_prompts": bool, "aux_loss_method": str, "router_layer_idx": (str, list),
+    "query_reduce_method": str, "router_form": dict,
 }  # fmt: skip
 MOST_LAYERS = 2048
 
@@ -49,6 +51,7 @@ class ModelConfig:
     ``normalise_routing``: scores are cosines (paper eq. 2); without it they are products scaled by head_dim ** -0.5,
     which is what the released code computes at inference unless its aux_loss_method is INFONCE (METHOD section 8).
     ``released_prompts``: it was trained on the words in which the released engine asks (msa_base.prompts).
+    ``form`` is how the routers score where that is not the released form.
     ``max_positions`` is the longest sequence that the checkpoint was made for, where it says so.
     """
 
@@ -74,6 +77,7 @@ class ModelConfig:
     aux_temperature: float = 0.1
     normalise_routing: bool = True
     released_prompts: bool = False
+    form: RouterForm = field(default_factory=RouterForm)
 
     @property
     def query_width(self) -> int:
@@ -81,9 +85,20 @@ class ModelConfig:
         return self.query_heads * self.head_dim
 
     @property
-    def routing_width(self) -> int:
-        """Length of a folded routing vector: KV heads x head_dim."""
+    def kv_width(self) -> int:
+        """Length of all KV heads."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def routing_heads(self) -> tuple[int, int, int]:
+        """A router's query heads, key heads and their length; the backbone's where its form states none."""
+        form = self.form
+        return form.query_heads or self.query_heads, form.key_heads or self.kv_heads, form.head_dim or self.head_dim
+
+    @property
+    def routing_width(self) -> int:
+        """Length of a folded routing vector: key heads x their length."""
+        return self.routing_heads[1] * self.routing_heads[2]
 
     @property
     def family(self) -> str:
@@ -163,9 +178,13 @@ class ModelConfig:
         # training normalises for every InfoNCE loss, the released inference for INFONCE alone
         loss = msa.get("aux_loss_method") or "INFONCE"
         normalise = loss == "INFONCE" if released_inference else "INFONCE" in str(loss)
+        layers = layer_numbers(msa["router_layer_idx"], self.layers, f"{where}: router_layer_idx")
+        form = RouterForm.from_hub(msa, where)
+        form.check(form.query_heads or self.query_heads, form.key_heads or self.kv_heads, len(layers), where)
         return replace(
             self,
-            routed_layers=layer_numbers(msa["router_layer_idx"], self.layers, f"{where}: router_layer_idx"),
+            form=form,
+            routed_layers=layers,
             pool_tokens=read.count("pooling_kernel_size", 64),
             # the released code reads either, its model the first and its engine the second (METHOD section 8)
             top_k_documents=read.count("top_k_docs" if "top_k_docs" in msa else "doc_top_k", 16),
@@ -213,6 +232,7 @@ class ModelConfig:
                 # the released training code reads all four, the first as it is spelled there
                 **{"lmloss_weigth": 1.0, "auxloss_weight": 0.1, "recloss_weight": 0.0, "ansloss_weight": 1.0},
                 **ROUTING,
+                **self.form.to_hub(),
             }
         return content
 

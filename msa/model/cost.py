@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from msa.model.config import ModelConfig
+from msa.model.router_form import RouterForm
 from msa_base.errors import UserError
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float8": 1, "int8": 1}  # msa.memory.keys.DTYPES
@@ -82,18 +83,19 @@ class Cost:
 
 def layer_parameters(config: ModelConfig) -> int:
     """Matrix parameters of one layer: attention and gated feed-forward, without a router's."""
-    return config.hidden_size * (2 * config.query_width + 2 * config.routing_width + 3 * config.intermediate_size)
+    return config.hidden_size * (2 * config.query_width + 2 * config.kv_width + 3 * config.intermediate_size)
 
 
 def parameters(config: ModelConfig) -> dict[str, int]:
     """Parameters by part; their sum is that of the checkpoint's tensors."""
-    query, width, hidden = config.query_width, config.routing_width, config.hidden_size
+    query, width, hidden = config.query_width, config.kv_width, config.hidden_size
+    routing = config.routing_heads[0] * config.routing_heads[2] + config.routing_width
     vectors = 2 * hidden + 2 * config.head_dim * config.qk_norm + (query + 2 * width) * config.qkv_bias
     vectors += hidden * config.output_bias + (2 * config.intermediate_size + hidden) * config.mlp_bias
     return {
         "embedding": config.vocab_size * hidden * (1 if config.tied_head else 2),
         "layers": config.layers * layer_parameters(config),
-        "routers": len(config.routed_layers) * hidden * (query + width),  # paper section 3.2
+        "routers": len(config.routed_layers) * (hidden + config.form.bias) * routing,  # paper section 3.2
         "vectors": config.layers * vectors + hidden,
     }
 
@@ -114,7 +116,7 @@ def bank_bytes(config: ModelConfig, documents: Documents, storage: Storage, segm
     chunks, element = documents.chunks(config.pool_tokens), ELEMENT_BYTES[storage.content_dtype]
     return {
         "routing keys": key_bytes(config, chunks, storage.key_dtype),
-        "content": len(config.routed_layers) * chunks * 2 * config.routing_width * element,
+        "content": len(config.routed_layers) * chunks * 2 * config.kv_width * element,
         "tables": ID_BYTES * (3 * len(documents) + segments),
     }
 
@@ -130,11 +132,16 @@ def encode_cost(config: ModelConfig, documents: Documents) -> Cost:
     Layers below the last routed one run in full; of that one only K is projected for every token. The projections of
     K^R and of pooled V follow the pooling, once a chunk and routed layer. No vocabulary head.
     """
-    last, width = config.routed_layers[-1], config.hidden_size * config.routing_width
+    last, width = config.routed_layers[-1], config.hidden_size * config.kv_width
     pairs = float((documents.lengths * (documents.lengths + 1)).sum()) / 2
     flops = 2 * documents.tokens * (last * layer_parameters(config) + width)
     flops += last * attention_flops(config, 1, pairs)
-    flops += 2 * len(config.routed_layers) * documents.chunks(config.pool_tokens) * 2 * width
+    flops += (
+        2
+        * len(config.routed_layers)
+        * documents.chunks(config.pool_tokens)
+        * (width + config.hidden_size * config.routing_width)
+    )
     return Cost(flops)
 
 
@@ -153,7 +160,7 @@ def read_cost(
     flops = 2 * tokens * config.layers * layer_parameters(config)
     flops += config.layers * attention_flops(config, tokens, before + (tokens + 1) / 2)
     flops += routed * attention_flops(config, tokens, slots)
-    flops += 2 * tokens * routed * config.hidden_size * config.query_width * routes
+    flops += 2 * tokens * routed * config.hidden_size * config.routing_heads[0] * config.routing_heads[2] * routes
     return Cost(flops + 2 * logits * config.hidden_size * config.vocab_size)
 
 
@@ -168,13 +175,13 @@ def route_cost(config: ModelConfig, chunks: int, tokens: float, dtype: str, batc
 
 def fetch_cost(config: ModelConfig, slots: float, dtype: str) -> Cost:
     """Pooled K and V of one question's chosen documents, all routed layers, from host to device."""
-    return Cost(link_bytes=len(config.routed_layers) * slots * 2 * config.routing_width * ELEMENT_BYTES[dtype])
+    return Cost(link_bytes=len(config.routed_layers) * slots * 2 * config.kv_width * ELEMENT_BYTES[dtype])
 
 
 def cache_bytes(config: ModelConfig, tokens: float, slots: float, dtype: str) -> float:
     """Keys and values of one row's own tokens in all layers, and of its memory slots in the routed ones."""
     rows = config.layers * tokens + len(config.routed_layers) * slots
-    return 2 * config.routing_width * ELEMENT_BYTES[dtype] * rows
+    return 2 * config.kv_width * ELEMENT_BYTES[dtype] * rows
 
 
 def activation_bytes(config: ModelConfig, tokens: float, dtype: str, slots: float = 0.0) -> float:
@@ -184,7 +191,7 @@ def activation_bytes(config: ModelConfig, tokens: float, dtype: str, slots: floa
     heads' outputs; keys and values; and of the feed-forward the gate, the value and their product. Keys and values of
     memory slots stand in front of the row's own, for each KV head and repeated for each query head.
     """
-    query, width = config.query_width, config.routing_width
+    query, width = config.query_width, config.kv_width
     alive = tokens * (6 * config.hidden_size + 3 * query + 2 * width + 3 * config.intermediate_size)
     return (alive + slots * 2 * (width + query)) * ELEMENT_BYTES[dtype]
 
@@ -241,6 +248,7 @@ def planned_config(name: str, models: Mapping[str, Any], vocab_size: int) -> Mod
         else:
             config = planned_config(after, models, vocab_size) if after else None
         if config is not None and (router := params.get("router")):
+            router = {**router, "form": RouterForm(**router.get("form", {}))}
             config = ModelConfig(**{**vars(config), **router, "routed_layers": tuple(router["routed_layers"])})
     except (TypeError, KeyError, AttributeError) as error:
         known = ", ".join(sorted(item.name for item in fields(ModelConfig)))

@@ -8,6 +8,7 @@ heads, G KV heads, D head_dim, E hidden size, W = G * D.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
@@ -48,8 +49,17 @@ class Selection:
 class Memory(Protocol):
     """Something a question can be routed over: a training bank, a stored bank, a sharded one."""
 
-    def select(self, layer: int, folded: Tensor, routing_mask: Tensor) -> Selection:
-        """Choose documents of routed layer number ``layer`` (0-based among them) for folded queries [B, M, W]."""
+    def select(self, layer: int, folded: Tensor, routing_mask: Tensor, reduce: str = "max") -> Selection:
+        """Choose documents of routed layer number ``layer`` (0-based among them) for folded queries [B, M, W].
+
+        ``reduce``: over the tokens of ``routing_mask`` [B, M], max or mean.
+        """
+        ...
+
+    def select_fused(
+        self, folded: list[Tensor], routing_mask: Tensor, shares: list[float], reduce: str = "max"
+    ) -> list[Selection]:
+        """Choose one list of documents by the weighted sum of all routed layers' scores; its memory in each layer."""
         ...
 
 
@@ -100,7 +110,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig, routed: bool):
         super().__init__()
         self.config = config
-        hidden, query, key = config.hidden_size, config.query_width, config.routing_width
+        hidden, query, key = config.hidden_size, config.query_width, config.kv_width
         self.q_proj, self.k_proj, self.v_proj = (nn.Linear(hidden, n, config.qkv_bias) for n in (query, key, key))
         self.o_proj = nn.Linear(query, hidden, config.output_bias)
         if config.qk_norm:
@@ -108,11 +118,12 @@ class Attention(nn.Module):
             self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
         if routed:
             # a list of one, as in the released checkpoints' names
-            self.router_q_proj = nn.ModuleList([nn.Linear(hidden, query, bias=False)])
-            self.router_k_proj = nn.ModuleList([nn.Linear(hidden, key, bias=False)])
+            heads, _, length = config.routing_heads
+            self.router_q_proj = nn.ModuleList([nn.Linear(hidden, heads * length, config.form.bias)])
+            self.router_k_proj = nn.ModuleList([nn.Linear(hidden, config.routing_width, config.form.bias)])
 
-    def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
-        return projection(x).unflatten(-1, (-1, self.config.head_dim))
+    def _heads(self, projection: nn.Module, x: Tensor, length: int | None = None) -> Tensor:
+        return projection(x).unflatten(-1, (-1, length or self.config.head_dim))
 
     def queries(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
         """Rotated queries [..., H, D] of normed hidden states [..., E]."""
@@ -130,12 +141,13 @@ class Attention(nn.Module):
 
     def routing_queries(self, x: Tensor) -> Tensor:
         """Folded routing queries [..., W]; no RoPE."""
-        q = self._heads(self.router_q_proj[0], x)
-        return router.fold_queries(q, self.config.kv_heads, self.config.normalise_routing)
+        _, groups, length = self.config.routing_heads
+        q = self._heads(self.router_q_proj[0], x, length)
+        return router.fold_queries(q, groups, self.config.normalise_routing, self.config.form.head_weights)
 
     def routing_keys(self, x: Tensor) -> Tensor:
         """Routing keys [..., W] of pooled hidden states; no RoPE."""
-        k = self._heads(self.router_k_proj[0], x)
+        k = self._heads(self.router_k_proj[0], x, self.config.routing_heads[2])
         return router.normalise_keys(k) if self.config.normalise_routing else k.float().flatten(-2)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -257,6 +269,29 @@ class MSAModel(nn.Module):
             x = layer.finish(x, attention.attend(attention.queries(h, angles), k, attention.values(h), None))
         return pooled
 
+    def states(self, ids: Tensor, positions: Tensor) -> Iterator[Tensor]:
+        """What each layer's projections read, without any memory: its normed input [B, M, E], layer by layer.
+
+        Args:
+            ids: right-padded tokens [B, M]; positions: [M] or [B, M].
+        """
+        x, angles = self.model.embed_tokens(ids), self.angles(positions)
+        for layer in self.model.layers:
+            attention, h = layer.self_attn, layer.input_layernorm(x)
+            yield h
+            q, k = attention.queries(h, angles), attention.keys(h, angles)
+            x = layer.finish(x, attention.attend(q, k, attention.values(h), None))
+
+    def _routing_queries(self, ids: Tensor, positions: Tensor) -> list[Tensor]:
+        """Folded routing queries [B, M, W] of every routed layer, on the question alone."""
+        found: list[Tensor] = []
+        for index, h in enumerate(self.states(ids, positions)):
+            if index in self.config.routed_layers:
+                found.append(self.model.layers[index].self_attn.routing_queries(h))
+            if len(found) == len(self.config.routed_layers):
+                break
+        return found
+
     def forward(
         self, ids: Tensor, positions: Tensor, valid: Tensor | None = None, memory: Memory | None = None,
         routing_mask: Tensor | None = None, reads_memory: Tensor | None = None, cache: Cache | None = None,
@@ -279,13 +314,23 @@ class MSAModel(nn.Module):
         x = self.model.embed_tokens(ids)
         angles, own_mask = self.angles(positions), _own_mask(ids, valid, cache)
         selections: list[Selection] = []
+        form, fused = self.config.form, []
+        if memory is not None and form.query_reduce == "last":
+            routing_mask = router.last_only(routing_mask)
+        reduce = "mean" if form.query_reduce == "mean" else "max"
+        if memory is not None and form.fused and (cache is None or not cache.selected):
+            shares = form.shares(len(self.config.routed_layers))
+            fused = memory.select_fused(self._routing_queries(ids, positions), routing_mask, shares, reduce)
         for index, layer in enumerate(self.model.layers):
             attention, h = layer.self_attn, layer.input_layernorm(x)
             number = self.config.routed_layers.index(index) if index in self.config.routed_layers else -1
             chosen = cache.selected.get(number) if cache is not None else None
             fresh = chosen is None and memory is not None and number >= 0
             if fresh:  # before the projections, which are computed while the winners are fetched
-                chosen = memory.select(number, attention.routing_queries(h), routing_mask)
+                if fused:
+                    chosen = fused[number]
+                else:
+                    chosen = memory.select(number, attention.routing_queries(h), routing_mask, reduce)
             k, v = attention.keys(h, angles), attention.values(h)
             if cache is not None:
                 k, v = cache.extend(index, k, v)

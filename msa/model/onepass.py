@@ -70,22 +70,26 @@ def _chunks(labels: Tensor, pool: int) -> list[tuple[int, Tensor]]:
 def _scores(attention: Attention, h: Tensor, labels: Tensor, chunks: list[tuple[int, Tensor]]) -> Tensor:
     """Document scores straight from paper eq. 2: mean over heads of cosines, max over tokens, max over chunks.
 
-    Without normalisation each head's score is the scaled product in place of the cosine.
+    Without normalisation each head's score is the scaled product in place of the cosine. The router's form may weigh
+    the heads, and reduce tokens otherwise: of each token's best chunk in a document.
     """
-    config = attention.config
-    queries = attention.router_q_proj[0](h[labels == QUESTION]).unflatten(-1, (config.query_heads, config.head_dim))
-    routing = attention.router_k_proj[0](h).unflatten(-1, (config.kv_heads, config.head_dim))
+    config, form = attention.config, attention.config.form
+    if form.fused:
+        raise ValueError("one pass gives each layer a list of its own; a fused list needs a pass before it")
+    heads, groups, length = config.routing_heads
+    queries = attention.router_q_proj[0](h[labels == QUESTION]).unflatten(-1, (heads, length))
+    routing = attention.router_k_proj[0](h).unflatten(-1, (groups, length))
     keys = torch.stack([routing[tokens].float().mean(0) for _, tokens in chunks])
-    keys = keys.repeat_interleave(config.query_heads // config.kv_heads, 1)
+    keys = keys.repeat_interleave(heads // groups, 1)
     if config.normalise_routing:
         queries, keys = F.normalize(queries, dim=-1), F.normalize(keys, dim=-1)
     else:
-        queries = queries / config.head_dim**0.5
-    chunk_scores = torch.einsum("thd,chd->tch", queries, keys).mean(-1).amax(0)
-    scores = torch.full((int(labels.max()),), -torch.inf)
-    for (document, _), score in zip(chunks, chunk_scores, strict=True):
-        scores[document - 1] = torch.maximum(scores[document - 1], score)
-    return scores
+        queries = queries / length**0.5
+    weights = torch.tensor(form.head_weights or (1.0,) * heads)
+    chunk_scores = torch.einsum("thd,chd,h->tc", queries, keys, weights / weights.sum())
+    owners = torch.tensor([document - 1 for document, _ in chunks])
+    best = torch.stack([chunk_scores[:, owners == n].amax(1) for n in range(int(labels.max()))], 1)
+    return {"max": best.amax(0), "mean": best.mean(0), "last": best[-1]}[form.query_reduce]
 
 
 def _attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

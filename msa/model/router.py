@@ -6,6 +6,8 @@ heads, G KV heads, D head_dim, W = G * D.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,17 +23,34 @@ def normalise_keys(pooled: Tensor) -> Tensor:
     return F.normalize(pooled.float(), dim=-1).flatten(-2)
 
 
-def fold_queries(queries: Tensor, kv_heads: int, normalise: bool = True) -> Tensor:
+def fold_queries(queries: Tensor, kv_heads: int, normalise: bool = True, weights: Sequence[float] = ()) -> Tensor:
     """Fold query heads [..., H, D] into one vector [..., W].
 
     The mean over heads of cos(q_h, k_g(h)) is linear in the keys, so the heads of a KV group add up before the
     product: score = <fold, key> (exact; query heads of a group are contiguous). Without ``normalise`` heads are scaled
     by D ** -0.5 instead, as the released engine does where it does not normalise; the keys must be raw then, too.
+    ``weights`` make it a weighted mean of the heads.
     """
     heads, head_dim = queries.shape[-2:]
     unit = F.normalize(queries.float(), dim=-1) if normalise else queries.float() * head_dim**-0.5
+    if weights:
+        each = torch.tensor(weights, dtype=torch.float32, device=unit.device)
+        unit = unit * (each * (heads / each.sum())).unsqueeze(-1)
     grouped = unit.view(*queries.shape[:-2], kv_heads, heads // kv_heads, head_dim).sum(-2)
     return (grouped / heads).flatten(-2)
+
+
+def last_only(routing_mask: Tensor) -> Tensor:
+    """Of the tokens that take part in routing [Q, M] the last of each question."""
+    behind = routing_mask.flip(-1).cumsum(-1).flip(-1)
+    return routing_mask & (behind == 1)
+
+
+def mean_over_tokens(scores: Tensor, routing_mask: Tensor) -> Tensor:
+    """Mean over the tokens that take part in routing, -inf where none does: [Q, M, N], mask [Q, M] -> [Q, N]."""
+    count = routing_mask.sum(-1, keepdim=True)
+    total = scores.masked_fill(~routing_mask.unsqueeze(-1), 0.0).sum(1)
+    return (total / count.clamp(min=1)).masked_fill(count == 0, -torch.inf)
 
 
 def document_scores(scores: Tensor, chunk_mask: Tensor) -> Tensor:

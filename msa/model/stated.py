@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from pydantic import Field
 
+from msa.model.router_form import RouterForm
 from msa_base.errors import UserError
 from msa_base.validate import Count, Positive, Whole, Wrong
 
@@ -40,6 +41,7 @@ class Router:
     pool_tokens: Count
     top_k_documents: Count
     aux_temperature: Annotated[float, Field(gt=0, le=1000)]
+    form: RouterForm = field(default_factory=RouterForm)
 
     def __post_init__(self) -> None:
         if self.routed_layers != sorted(set(self.routed_layers)):

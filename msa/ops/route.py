@@ -116,6 +116,51 @@ def route(
     return best
 
 
+def route_fused(layers: list[tuple[Tensor, Tensor, list[Part]]], shares: list[float], k: int, reduce: str) -> Winners:
+    """The k best documents of every question by the weighted sum of several layers' document scores.
+
+    No kernel has this yet: every document is scored in float64, tile by tile, so that neither tiles nor shards show.
+
+    Args:
+        layers: of each its folded routing queries [Q, M, W], the tokens that take part [Q, M], and the parts of its
+            keys, whose documents are the same in all layers; shares: of each layer.
+        reduce: over a question's tokens of each token's best chunk in a document: max or mean.
+    """
+    folded, mask, first = layers[0]
+    if not first or not k:
+        return route(folded, mask, [], k)
+    found = []
+    for number, part in enumerate(first):
+        scores = torch.zeros(len(folded), len(part.doc_ids), dtype=torch.float64, device=part.offsets.device)
+        for share, (queries, routing_mask, parts) in zip(shares, layers, strict=True):
+            scores += share * document_scores(queries, routing_mask, parts[number], reduce)
+        each = torch.arange(len(part.doc_ids) + 1, device=scores.device)
+        place, best = dispatch.top_documents(
+            scores.float(), each, part.doc_ids, k, part.visible, order=part.order, implementation="reference"
+        )
+        ids = part.doc_ids[place.clamp(min=0)].masked_fill(place < 0, -1) if len(part.doc_ids) else place
+        tensors = (best, ids, torch.where(place < 0, -1, number), place)
+        found.append(Winners(*(tensor.to(folded.device) for tensor in tensors)))
+    return Winners.best(found, k)
+
+
+def document_scores(folded: Tensor, routing_mask: Tensor, part: Part, reduce: str) -> Tensor:
+    """Scores of a part's documents [Q, N] float64; see :func:`route_fused`."""
+    counts = part.offsets.diff()
+    owner = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+    result = torch.empty(len(folded), len(counts), dtype=torch.float64, device=counts.device)
+    for number, (queries, takes_part) in enumerate(zip(folded.detach(), routing_mask, strict=True)):
+        tokens = queries[takes_part].to(counts.device, torch.float64)
+        best = torch.full((len(tokens), len(counts)), -torch.inf, dtype=torch.float64, device=counts.device)
+        for start in range(0, len(owner), RESCORED):
+            rows = slice(start, start + RESCORED)
+            scores = tokens @ part.keys[rows].exact().to(counts.device).T
+            best.scatter_reduce_(1, owner[rows].expand(len(tokens), -1), scores, "amax")
+        nothing = torch.full_like(result[number], -torch.inf)
+        result[number] = (best.amax(0) if reduce == "max" else best.mean(0)) if len(tokens) else nothing
+    return result
+
+
 def _best_documents(
     part: Part, folded: Tensor, routing_mask: Tensor, k: int, least: list[float], implementation: str | None
 ) -> tuple[Tensor, Tensor, Tensor, int]:

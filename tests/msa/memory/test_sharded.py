@@ -66,7 +66,10 @@ def answers(root: Path, ranks: int, model, prompter) -> list:
             winners = memory.winners(0, Queries(tokens, torch.ones(3, 2, dtype=torch.bool)))
             interleave = Interleave(model, prompter, Limits(max_rounds=2), lambda _, i, base=base: base.document(i))
             traces = [[t.text, t.cited, t.routed] for t in interleave.answer(questions, memory)]
-            result.append([*traces, winners.scores.tolist(), winners.doc_ids.tolist()])
+            queries = Queries(tokens, torch.ones(3, 2, dtype=torch.bool))
+            fused = memory.fused_winners({0: queries, 1: Queries(-tokens, queries.mask)}, [0.25, 0.75], "mean")
+            lists = [[found.scores.tolist(), found.doc_ids.tolist()] for found in (winners, fused)]
+            result.append([*traces, *lists])
         if ranks > 1:
             sharded.stop()
     return result
