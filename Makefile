@@ -5,6 +5,8 @@
 #                  SYSTEMS: all, unless some are named                  make smoke SYSTEMS=rag_bm25
 # tune             the rivals' settings on the tuning split; the report shows what it found
 # plan             what `reproduce` would need: bytes, FLOPs, hours, what cannot fit      make plan PROFILE=paper
+# table-2          the paper's table: its cells alone, beside what was published; table-3, table-4, figure-1, figure-4
+#                  and figure-training-time too      make table-2 PROFILE=paper
 # bench            routing and the engine here, against what could be used instead; about ten minutes
 # load             many clients ask while the memory is edited, each answer checked      make load PROFILE=tiny SYSTEMS=msa,rag_bm25
 # bench-gpu        checks every kernel on a GPU, then measures, and writes under reports/bench/
@@ -47,7 +49,7 @@ $(if $(filter avx2,$(ISA)),,$(error ISA=$(ISA) is unknown; write ISA=avx2 or lea
 $(foreach held,$(AVX2),$(eval export $(held)))
 endif
 
-.PHONY: help reproduce smoke tune plan bench load bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
+.PHONY: help reproduce smoke tune table-2 table-3 table-4 figure-1 figure-4 figure-training-time plan bench load bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
 .DEFAULT_GOAL := reproduce
 
 help:
@@ -63,6 +65,9 @@ smoke:
 
 tune: $(READY)
 	@$(BIN)/python -m msa_base.workflow tuning $(EXPERIMENT) --systems $(call quoted,SYSTEMS)
+
+table-2 table-3 table-4 figure-1 figure-4 figure-training-time: $(READY)
+	@$(BIN)/python -m reports.paper_tables $@ $(EXPERIMENT)
 
 plan: $(READY)
 	@$(BIN)/python -m baselines.planning.plan $(EXPERIMENT)

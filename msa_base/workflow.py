@@ -36,7 +36,9 @@ FORK = multiprocessing.get_context("fork")
 
 def main() -> int:
     parser = experiment_parser(__doc__)
-    parser.add_argument("target", nargs="?", default="all", help="a rule of the Snakefile without wildcards")
+    parser.add_argument(
+        "targets", nargs="*", default=["all"], help="rules of the Snakefile without wildcards, or files"
+    )
     named = "systems of the profile, comma-separated; all; or main, those of the profile's `main` (default)"
     parser.add_argument("--systems", default="main", help=named)
     add_number(parser, "--cores", None, "CPU cores (default: all)")
@@ -113,12 +115,13 @@ def run_snakemake(chosen: Namespace, log: Path, events: Connection, others_end: 
     LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_progress", progress)
     handlers = {"progress": progress.LogHandlerSettings(events)}
     triggers = {RerunTrigger.MTIME, RerunTrigger.PARAMS, RerunTrigger.INPUT}
-    config = {name: str(value) for name, value in vars(chosen).items() if value and name not in ("target", "cores")}
+    config = {name: str(value) for name, value in vars(chosen).items() if value and name not in ("targets", "cores")}
     output = types.OutputSettings(nocolor=True, enable_file_logging=False, log_handler_settings=handlers)
     # its cache of fetched sources, of which there are none, would stand in the user's home
     no_home = types.StorageSettings(shared_fs_usage=types.SharedFSUsage.all() - {types.SharedFSUsage.SOURCE_CACHE})
     cores = types.ResourceSettings(cores=chosen.cores or available_cpu_count())
-    jobs = types.DAGSettings(targets={chosen.target}, force_incomplete=True, rerun_triggers=triggers)
+    targets = set(chosen.targets)
+    jobs = types.DAGSettings(targets=targets, force_incomplete=True, rerun_triggers=triggers)
     execution = types.ExecutionSettings(lock=False, standalone=True, latency_wait=5)
     with SnakemakeApi(output) as api:
         try:

@@ -29,7 +29,7 @@ from reports.evidence import NOT_MEASURED, Evidence
 from reports.figures import cost, heat, look, pareto, quality
 from reports.figures.panel import Panel, Swatch, panels
 from reports.published.reference import Reference, read_reference
-from reports.tables import causes, cells, costs, judges, leaderboard, pdf, provenance, scores
+from reports.tables import causes, cells, costs, effective, judges, leaderboard, ledger, pdf, provenance, scores
 from reports.tables.linked import linked
 from reports.tables.table import SHORT, Table, words
 
@@ -41,6 +41,7 @@ COST = pareto.pareto, cost.cost, cost.latency_split, cost.time_share, cost.train
 SECTIONS = {
     "top": "Summary",
     "claims": "Claims",
+    "ledger": "Ledger",
     "leaderboards": "Leaderboards",
     "scaling": "Memory size",
     "needles": "Needles",
@@ -53,7 +54,18 @@ SECTIONS = {
     "provenance": "Provenance",
 }.items()
 # tables that index.html.j2 shows where they belong; any other comes after the scores
-PLACED = {"claims", "expected", "comparisons", "interleave", "free_ids", "recall", "failures", "provenance", "status"}
+PLACED = {
+    "claims",
+    "ledger",
+    "expected",
+    "comparisons",
+    "interleave",
+    "free_ids",
+    "recall",
+    "failures",
+    "provenance",
+    "status",
+}
 PLACED |= {"cost", "growth", "stages", "time", "tuning", "routing"}
 PLACED |= {"scores", "by_memory", "scenarios", "judgments", "agreement"}
 Draw = Callable[[Evidence, Reference], Figure | None]
@@ -81,6 +93,11 @@ class Report:
         """The verdict on each published claim."""
         return claims.find(self.evidence, self.reference)
 
+    @property
+    def headlines(self) -> list[claims.Finding]:
+        """The verdicts that the first screen shows."""
+        return [finding for finding in self.findings if finding.claim.headline]
+
     @cached_property
     def outcomes(self) -> list[expected.ExpectationResult]:
         """The scores that the profile should reach."""
@@ -91,7 +108,8 @@ class Report:
         """Every table by its name."""
         evidence, roles = self.evidence, self.reference.played_by
         made = [
-            claims.table(self.findings),
+            claims.table(self.headlines),
+            ledger.ledger(self.findings, self.reference.ledger),
             expected.table(self.outcomes),
             *(scores.overview(evidence, context) for context in evidence.ends),
             *leaderboard.leaderboards(evidence),
@@ -100,6 +118,7 @@ class Report:
             scores.comparisons(evidence, roles["ours"]),
             scores.interleave(evidence, roles),
             scores.free_ids(evidence, roles),
+            effective.effective_length(evidence, self.reference),
             scores.recall(evidence, roles["ours"]),
             *scores.scenarios(evidence),
             *judges.tables(evidence),
@@ -154,12 +173,13 @@ class Report:
         add("Headline numbers, with 95 % intervals", self.headline)
         if not any(evidence.tasks_of_role(role) for role in headline.HEADLINED):
             add("Scores at the largest memory, with 95 % intervals", headline.largest(evidence))
-        own = [finding for finding in self.findings if not finding.elsewhere]
-        absent = len(self.findings) - len(own)
-        without = f"; {absent} of {len(self.findings)} are for other profiles" if absent else ""
+        own = [finding for finding in self.headlines if not finding.elsewhere]
+        absent = len(self.headlines) - len(own)
+        without = f"; {absent} of {len(self.headlines)} are for other profiles" if absent else ""
         verdicts = claims.table(own).only("title", "verdict", "published", "measured", "unit", "where")
         body = [*verdicts.text(), *claims.notes(own)] if own else ["none for this profile"]
-        add(f"Published claims, verdicts from 95 % intervals{without}", body)
+        title = f"Published claims, intervals of 95 % adjusted for each family's number{without}"
+        add(title, [*body, f"All {len(self.tables['ledger'].rows)} claims: ledger.csv"])
         counts = Counter(outcome.verdict for outcome in self.outcomes)
         add("Expected of this profile", [f"{count:>4} {word}" for word, count in counts.items()])
         add("Missed", expected.table(outcome for outcome in self.outcomes if outcome.verdict == expected.MISSED))
@@ -192,7 +212,7 @@ class Report:
                 boards=boards,
                 linked=lambda table: linked(table, evidence, self.reference),
                 runs=lambda cells: sources.runs(evidence, cells),
-                counts=Counter(finding.verdict for finding in self.findings),
+                counts=Counter(row[3] for row in self.tables["ledger"].rows),
                 ends=evidence.ends,
                 met=sum(outcome.verdict == expected.MET for outcome in self.outcomes),
                 figures={name: shown(name, figure) for name, figure in self.drawn.items()},

@@ -1,14 +1,17 @@
-"""Check that reference.yaml and expected.yaml name only what the profiles that they are for have.
+"""Check that the published numbers, the ledger and expected.yaml name only what there is.
 
     python -m reports.check --profile tiny
 
-Every profile that the two files name is loaded with them, not only the one of the command line.
+Every profile that they name is loaded with them, not only the one of the command line. The tests of the ledger's
+entries are looked up where the repository's tests are.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
@@ -20,16 +23,19 @@ from msa_base.validate import check_known
 from reports import expected
 from reports.evidence import NEEDLE_MEAN, NEEDLE_TASKS, Evidence
 from reports.expected import read_expected
-from reports.published import reference
-from reports.published.reference import Claim, Measure, Side, read_reference
+from reports.published import reference, tables
+from reports.published.reference import Measure, Side, cast, read_ledger, read_reference
+from reports.published.tables import AVERAGE, read_tables
 
 ENDS = ("smallest", "largest")
 LATENCIES = [f"latency/{cost}/{figure}" for cost in ("first_token_s", "total_s") for figure in ("median", "p90")]
+TESTS = Path(__file__).parent.parent / "tests"
+TEST = re.compile(r"^def (test_\w+)", flags=re.MULTILINE)
 RECALL = re.compile(r"recall@(1|16)/(?:layer(\d+)|[a-z]\w*)")
 
 
 def main() -> None:
-    """Check both files."""
+    """Check the files."""
     arguments = experiment_parser(__doc__).parse_args()
     load(arguments.profile, arguments.configs)
     check(arguments.configs)
@@ -47,6 +53,8 @@ def check(configs: Path) -> None:
     systems = {name for profile in profiles for name in opened(profile, "").experiment.systems}
     _check_tables(opened(profiles[0], "").experiment, systems)
     _check_claims(opened)
+    _check_tests()
+    _check_paper_tables(opened, systems)
     for profile, expectations in read_expected().items():
         evidence = opened(profile, str(expected.EXPECTED))
         file, tasks = evidence.experiment.file, list(evidence.experiment.profile.tasks)
@@ -64,32 +72,77 @@ def check(configs: Path) -> None:
 
 
 def _check_claims(opened: Callable[[str, str], Evidence]) -> None:
-    for name, given in read_reference().claims.items():
-        for key, measure in (("exact", given.exact), ("miniature", given.miniature)):
-            where = f"{reference.REFERENCE}: claims: {name}"
+    roles = read_reference().roles
+    for name, claim in read_ledger().claims.items():
+        for key, measure in (("exact", claim.exact), ("miniature", claim.miniature)):
+            where = f"{reference.LEDGER}: claims: {name}"
             inside = f"{where}: {key}"
             for profile in measure.profiles:
                 evidence = opened(profile, f"{inside}: profiles")
-                claim = read_reference(systems=evidence.systems).claims[name]
-                for side, part in (("first", claim.first), ("second", claim.second)):
-                    _check_side(part, claim, evidence.experiment, f"{where}: {side}")
+                parts = cast(roles, evidence.systems)
+                first, second = (
+                    replace(side, system=parts.get(side.system, side.system)) for side in (claim.first, claim.second)
+                )
+                experiment, of_one = evidence.experiment, first.system == second.system
+                _check_side(first, of_one, experiment, roles, f"{where}: first")
+                _check_side(second, of_one, experiment, roles, f"{where}: second")
                 tasks = _tasks(measure, evidence, inside)
                 if claim.statistic == "slope":
                     check_known([measure.metric], LATENCIES, f"{inside}: metric", "reports/check.py")
                 elif not tasks:
                     raise UserError(f"{inside}: needs the key 'role' or 'tasks'; add one")
                 else:
-                    system, experiment = claim.first.system, evidence.experiment
-                    _check_metric(measure.metric, tasks, system, experiment, f"{inside}: metric")
+                    _check_metric(measure.metric, tasks, first.system, experiment, f"{inside}: metric")
 
 
-def _check_side(side: Side, claim: Claim, experiment: Experiment, where: str) -> None:
+@cache
+def _tests(folder: Path) -> list[str]:
+    """Every test below a folder as ``file::function``."""
+    return [
+        f"{path.relative_to(folder).as_posix()}::{function}"
+        for path in sorted(folder.rglob("test_*.py"))
+        for function in TEST.findall(path.read_text())
+    ]
+
+
+def _check_tests() -> None:
+    """The tests that entries of the ledger name; an installed package has none to look up."""
+    ledger, known = read_ledger(), _tests(TESTS)
+    for part, entries in (("claims", ledger.claims), ("statements", ledger.statements)):
+        for name, entry in entries.items():
+            for test in [test for test in entry.tests if known and test not in known]:
+                near = get_close_matches(test, known, 3, cutoff=0)
+                check_known([test], near, f"{reference.LEDGER}: {part}: {name}: tests", TESTS)
+
+
+def _check_paper_tables(opened: Callable[[str, str], Evidence], systems: set[str]) -> None:
+    families, known = read_ledger().families, [*systems, *read_reference().roles]
+    for name, table in read_tables().items():
+        where, first = f"{tables.TABLES}: {name}", opened("tiny", "").experiment
+        check_known(table.families, families, f"{where}: families", reference.LEDGER)
+        for standing in table.profiles.values():
+            for profile in standing:
+                opened(profile, f"{where}: profiles")
+        for profile in table.exact.profiles:
+            evidence = opened(profile, f"{where}: exact: profiles")
+            _tasks(table.exact, evidence, f"{where}: exact")
+        check_known(table.miniature.tasks, first.tasks, f"{where}: miniature: tasks", first.configs / "tasks.yaml")
+        for key, measure in (("exact", table.exact), ("miniature", table.miniature)):
+            check_known([measure.metric], ["accuracy", "judge"], f"{where}: {key}: metric", "reports/check.py")
+        if table.exact.profiles:
+            places = first.contexts if table.over == "contexts" else [*first.tasks, AVERAGE]
+            check_known(table.places, places, f"{where}: places", f"{table.over}.yaml")
+        for line in table.systems:
+            named = [line.system] if line.system else []
+            check_known(named, known, f"{where}: systems: {line.title}: system", f"{first.file} and roles")
+
+
+def _check_side(side: Side, of_one: bool, experiment: Experiment, roles: Iterable[str], where: str) -> None:
     systems, contexts = experiment.profile.systems, [*experiment.profile.contexts, *ENDS]
-    known = [*systems, *read_reference().roles]
-    check_known([side.system], known, f"{where}: system", f"{experiment.file} and roles")
+    check_known([side.system], [*systems, *roles], f"{where}: system", f"{experiment.file} and roles")
     if side.system not in systems:
         raise UserError(f"{where}: system: {experiment.file} has none that plays the role {side.system}; add one")
-    if claim.first.system == claim.second.system:  # the report gives the range that was measured
+    if of_one:  # the report gives the range that was measured
         contexts += experiment.contexts
     check_known([side.context], contexts, f"{where}: context", experiment.file)
 

@@ -9,15 +9,17 @@ in miniature`` or does not. Print them::
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from msa_base.command import experiment_parser
 from msa_base.errors import run_command
 from reports import trainings
 from reports.evidence import NOT_MEASURED, CellKey, Evidence, Paired
+from reports.multiplicity import adjusted_level
 from reports.published.reference import Claim, Least, Reference, read_reference
-from reports.statistics import Interval, compare, mcnemar
+from reports.statistics import LEVEL, Interval, compare, mcnemar
 from reports.summarise import POINTS
 from reports.tables import costs
 from reports.tables.table import Column, IntervalColumn, Table, figure, infinite, plain, words
@@ -37,8 +39,9 @@ TONES = {
 class Finding:
     """A claim beside what was measured (or None): the range in words, the verdict, and why there is no number.
 
-    ``needed`` says of an inconclusive claim what would decide it, ``sign_test`` is McNemar's exact p of 0/1 scores, and
-    ``trainings`` how the figure varies between trainings of the models that it stands on.
+    ``measured`` is at the ``level`` of the claim's family. ``needed`` says of an inconclusive claim what would decide
+    it, ``sign_test`` is McNemar's exact p of 0/1 scores, and ``trainings`` how the figure varies between trainings of
+    the models that it stands on.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Finding:
     needed: str = ""
     sign_test: float | None = None
     trainings: str = ""
+    level: float | None = None  # of the interval: its family's
 
 
 def verdict(claim: Claim, measured: Interval | None, exact: bool, least: Least) -> str:
@@ -107,36 +111,83 @@ def _round_up(count: float) -> str:
     return f"{math.ceil(count / unit) * unit:,}"
 
 
-def find(evidence: Evidence, reference: Reference) -> list[Finding]:
-    """A finding for each claim, in the order of the reference."""
-    return [_finding(evidence, name, claim, reference.least) for name, claim in reference.claims.items()]
+def find(evidence: Evidence, reference: Reference, families: Sequence[str] | None = None) -> list[Finding]:
+    """A finding for each claim that a comparison decides (of some families: none named, all), in the ledger's order.
+
+    Those of one family stand on intervals adjusted for their number (:func:`reports.multiplicity.adjusted_level`).
+    """
+    chosen = reference.ledger.families if families is None else families
+    asked = {name: claim for name, claim in reference.claims.items() if claim.family in chosen}
+    taken = {name: _measurement(evidence, claim, reference.least) for name, claim in asked.items()}
+    levels = {}
+    for family in chosen:
+        members = [it for it in taken.values() if it.claim.family == family and it.at(LEVEL)]
+        levels[family] = adjusted_level([it.decides for it in members])
+    return [it.finding(name, levels[it.claim.family]) for name, it in taken.items()]
 
 
-def _finding(evidence: Evidence, name: str, claim: Claim, least: Least) -> Finding:
+@dataclass(frozen=True)
+class _Measurement:
+    """A claim with its interval at any level, and all that a finding says beside it."""
+
+    claim: Claim
+    exact: bool
+    least: Least
+    at: Callable[[float], Interval | None]
+    where: str = ""
+    remark: str = ""
+    elsewhere: bool = False
+    sign_test: float | None = None
+    trainings: str = ""
+
+    def decides(self, level: float) -> bool:
+        """Whether the interval of a level meets or misses the bound."""
+        return verdict(self.claim, self.at(level), self.exact, self.least) not in (INCONCLUSIVE, NOT_MEASURED)
+
+    def finding(self, name: str, level: float) -> Finding:
+        """What the interval of a level says."""
+        claim, measured = self.claim, self.at(level)
+        word = verdict(claim, measured, self.exact, self.least)
+        short = measured and "; ".join(filter(None, (lacking(claim, measured, self.least), needed(claim, measured))))
+        needs = short if word == INCONCLUSIVE else ""
+        beside = self.where, word, self.remark, self.elsewhere, needs, self.sign_test, self.trainings
+        return Finding(name, claim, measured, *beside, level=level if measured else None)
+
+
+def _measurement(evidence: Evidence, claim: Claim, least: Least) -> _Measurement:
     measure = claim.measure(evidence.experiment.name)
     if measure is None:
         profiles = ", ".join([*claim.exact.profiles, *claim.miniature.profiles])
-        return Finding(name, claim, None, "", NOT_MEASURED, f"for the profiles {profiles}", elsewhere=True)
-    sign_test, spread = None, ""
+        remark = f"for the profiles {profiles}"
+        return _Measurement(claim, False, least, lambda level: None, remark=remark, elsewhere=True)
+    exact = measure is claim.exact
     if claim.statistic == "slope":
-        system = claim.first.system
-        grown = costs.slope(evidence, system, measure.metric) if system in evidence.latency else None
-        measured, where = (grown[0], f"{grown[1]} to {grown[2]}") if grown else (None, "")
-        remark = "" if measured else "fewer than three contexts measured"
-    else:
-        tasks = evidence.tasks_of_role(measure.role) if measure.role else measure.tasks
-        comparison = _Comparison(evidence, claim, tasks, measure.metric)
-        contexts = comparison.contexts()
-        measured = comparison.interval(*contexts)
-        where = _where(claim, *contexts) if measured else ""
-        remark = "" if measured else comparison.remark(*contexts)
-        if measured:
-            sign_test = mcnemar(comparison.pairs(*contexts).tables) if claim.statistic != "loss" else None
-            spread = trainings.spread(evidence, claim, tasks, contexts, measure.metric)
-    word = verdict(claim, measured, measure is claim.exact, least)
-    short = measured and "; ".join(filter(None, (lacking(claim, measured, least), needed(claim, measured))))
-    needs = short if word == INCONCLUSIVE else ""
-    return Finding(name, claim, measured, where, word, remark, False, needs, sign_test, spread)
+        return _slope(evidence, claim, measure.metric, exact, least)
+    tasks = evidence.tasks_of_role(measure.role) if measure.role else measure.tasks
+    comparison = _Comparison(evidence, claim, tasks, measure.metric)
+    contexts = comparison.contexts()
+    at = partial(comparison.interval, *contexts)
+    if at(LEVEL) is None:
+        return _Measurement(claim, exact, least, at, remark=comparison.remark(*contexts))
+    sign_test = mcnemar(comparison.pairs(*contexts).tables) if claim.statistic != "loss" else None
+    spread = trainings.spread(evidence, claim, tasks, contexts, measure.metric)
+    where = _where(claim, *contexts)
+    return _Measurement(claim, exact, least, at, where, sign_test=sign_test, trainings=spread)
+
+
+def _slope(evidence: Evidence, claim: Claim, metric: str, exact: bool, least: Least) -> _Measurement:
+    """How a latency grows."""
+    system = claim.first.system
+
+    def grown(level: float) -> tuple[Interval, str, str] | None:
+        return costs.slope(evidence, system, metric, level) if system in evidence.latency else None
+
+    def at(level: float) -> Interval | None:
+        return found[0] if (found := grown(level)) else None
+
+    if not (found := grown(LEVEL)):
+        return _Measurement(claim, exact, least, at, remark="fewer than three contexts measured")
+    return _Measurement(claim, exact, least, at, where=f"{found[1]} to {found[2]}")
 
 
 @dataclass(frozen=True)
@@ -162,12 +213,12 @@ class _Comparison:
         sides = (self.claim.first.system, first), (self.claim.second.system, second)
         return self.evidence.pairs(self.tasks, *sides, self.metric)
 
-    def interval(self, first: str, second: str) -> Interval | None:
+    def interval(self, first: str, second: str, level: float = LEVEL) -> Interval | None:
         """The claim's statistic in the claim's unit; None where a side has no data."""
         if (pairs := self.pairs(first, second)) is None:
             return None
         tables = [table / POINTS.get(self.metric, 1.0) for table in pairs.tables]
-        return compare(self.claim.statistic, tables, pairs.heads)
+        return compare(self.claim.statistic, tables, pairs.heads, level)
 
     def remark(self, first: str, second: str) -> str:
         """Why there is no number, and for a claim over memory sizes the range that was measured instead."""
@@ -225,7 +276,7 @@ def table(findings: Iterable[Finding]) -> Table:
         Column("verdict", "Verdict", tone=TONES.__getitem__),
         Column("needed", "What would decide"),
         Column("mcnemar_p", "Exact McNemar p", ".2g"),
-        *plain(method="Interval from", trainings="Between trainings"),
+        *plain(method="Interval from", trainings="Between trainings", level="Level"),
     ]
     rows = []
     for finding in findings:
@@ -233,8 +284,13 @@ def table(findings: Iterable[Finding]) -> Table:
         measured = claim.published, found, claim.unit.strip(), found and found.n
         judged = finding.where or finding.remark, claim.criterion, claim.bound_source, finding.verdict
         beside = finding.needed, finding.sign_test, found.method if found else "", finding.trainings
-        rows.append((finding.name, claim.title, claim.source, *measured, *judged, *beside))
+        rows.append((finding.name, claim.title, claim.source, *measured, *judged, *beside, percent(finding.level)))
     return Table("claims", "Published claims", columns, rows)
+
+
+def percent(level: float | None) -> str:
+    """A level of confidence as text."""
+    return f"{100 * level:.4g} %" if level else ""
 
 
 def main() -> None:
@@ -247,7 +303,8 @@ def main() -> None:
         print(f"{claim.title}: {finding.verdict}\n    published {claim.published:g}{claim.unit}; {text}")
         if finding.measured:
             tested = "" if finding.sign_test is None else f"exact McNemar p = {finding.sign_test:.2g}"
-            beside = (finding.measured.method, tested, finding.trainings, finding.needed)
+            level = f"{percent(finding.level)} interval"
+            beside = (level, finding.measured.method, tested, finding.trainings, finding.needed)
             print(f"    {'; '.join(filter(None, beside))}")
 
 

@@ -3,7 +3,7 @@
     python -m reports.recall recalls.json
 
 compares HippoRAG 2 with dense retrieval on the same questions: paired intervals over questions, 95 %, and as many
-questions for a verdict as reports/published/reference.yaml asks (``least``). The rows are those that
+questions for a verdict as reports/published/ledger.yaml asks (``least``). The rows are those that
 ``python -m baselines.checks.hipporag_check --output recalls.json`` writes.
 """
 

@@ -77,18 +77,18 @@ def mean_interval(values: Sequence[float], scale: float = 1.0, groups: Groups = 
     return _mean([column], [groups], 0.0).scaled(scale)
 
 
-def macro_interval(strata: Sequence[Sequence[float]], groups: Groups = None) -> Interval:
+def macro_interval(strata: Sequence[Sequence[float]], groups: Groups = None, level: float = LEVEL) -> Interval:
     """Interval of the mean over tasks of each task's mean (shares). No strata or an empty one are a ValueError."""
     columns = [np.asarray(values, dtype=float) for values in strata]
     if not columns or any(column.size == 0 for column in columns):
         raise ValueError("a macro mean needs strata with values")
-    return _mean(columns, groups or [None] * len(columns), 0.0)
+    return _mean(columns, groups or [None] * len(columns), 0.0, level=level)
 
 
-def difference(pairs: Pairs, groups: Groups = None) -> Interval:
+def difference(pairs: Pairs, groups: Groups = None, level: float = LEVEL) -> Interval:
     """Paired interval of mean(first) - mean(second)."""
     tables, heads = _tables(pairs, groups)
-    return _mean([table[:, 0] - table[:, 1] for table in tables], heads, -1.0, all(map(_is_binary, tables)))
+    return _mean([table[:, 0] - table[:, 1] for table in tables], heads, -1.0, all(map(_is_binary, tables)), level)
 
 
 def endless_difference(pairs: np.ndarray) -> Interval:
@@ -106,11 +106,11 @@ def endless_difference(pairs: np.ndarray) -> Interval:
     return Interval(value, value - margin, value + margin, n, f"Student's t over {n} pairs", n)
 
 
-def ratio(pairs: Pairs, groups: Groups = None) -> Interval:
+def ratio(pairs: Pairs, groups: Groups = None, level: float = LEVEL) -> Interval:
     """Paired interval of mean(first) / mean(second): infinite where only the second mean is 0, nan where both are."""
     tables, heads = _tables(pairs, groups)
     corners = np.array([[0.0, 1.0], [1.0, 0.0]])
-    sample = _Sample.of(tables, heads, corners, all(map(_is_binary, tables)))
+    sample = _Sample.of(tables, heads, corners, all(map(_is_binary, tables)), level)
     first, second = sample.points.T @ sample.counts
     if second == 0:
         low = sample.limit(0.0, math.inf) if first else 0.0
@@ -121,21 +121,20 @@ def ratio(pairs: Pairs, groups: Groups = None) -> Interval:
     return sample.interval(value, low, 1 / over if over else math.inf)
 
 
-def gain(pairs: Pairs, groups: Groups = None) -> Interval:
+def gain(pairs: Pairs, groups: Groups = None, level: float = LEVEL) -> Interval:
     """Paired interval of the relative gain mean(first) / mean(second) - 1, as a share."""
-    return ratio(pairs, groups).scaled(1, -1)
+    return ratio(pairs, groups, level).scaled(1, -1)
 
 
-def loss(pairs: Pairs, groups: Groups = None) -> Interval:
+def loss(pairs: Pairs, groups: Groups = None, level: float = LEVEL) -> Interval:
     """Paired interval of the relative loss from second to first, 1 - mean(first) / mean(second), as a share."""
-    return ratio(pairs, groups).scaled(-1, 1)
+    return ratio(pairs, groups, level).scaled(-1, 1)
 
 
-def compare(statistic: str, pairs: Pairs, groups: Groups = None) -> Interval:
+def compare(statistic: str, pairs: Pairs, groups: Groups = None, level: float = LEVEL) -> Interval:
     """A comparison by name: a ratio as it is, a difference in points, a gain or loss in per cent."""
-    if statistic == "ratio":
-        return ratio(pairs, groups)
-    return {"difference": difference, "gain": gain, "loss": loss}[statistic](pairs, groups).scaled(100)
+    made = {"ratio": ratio, "difference": difference, "gain": gain, "loss": loss}[statistic](pairs, groups, level)
+    return made if statistic == "ratio" else made.scaled(100)
 
 
 def mcnemar(pairs: Pairs) -> float | None:
@@ -188,11 +187,13 @@ def _agreement(top: np.ndarray, bottom: np.ndarray, corners: np.ndarray, groups:
     return sample.interval(value, sample.limit(-1.0, value), -sample.negated().limit(-1.0, -value))
 
 
-def _mean(columns: list[np.ndarray], groups: Sequence[Groups], least: float, binary: bool | None = None) -> Interval:
+def _mean(
+    columns: list[np.ndarray], groups: Sequence[Groups], least: float, binary: bool | None = None, level: float = LEVEL
+) -> Interval:
     """Interval of the mean over strata of means of scores from ``least`` to 1."""
     binary = all(map(_is_binary, columns)) if binary is None else binary
     tables = [np.column_stack([column, np.ones(len(column))]) for column in columns]
-    sample = _Sample.of(tables, groups, np.array([[least, 1.0], [1.0, 1.0]]), binary)
+    sample = _Sample.of(tables, groups, np.array([[least, 1.0], [1.0, 1.0]]), binary, level)
     value = float(np.mean([column.mean() for column in columns]))
     return sample.interval(value, sample.limit(least, value), -sample.negated().limit(-1.0, -value))
 
@@ -225,7 +226,9 @@ class _Sample:
     heads: bool
 
     @classmethod
-    def of(cls, tables: list[np.ndarray], groups: Sequence[Groups], corners: np.ndarray, binary: bool) -> _Sample:
+    def of(
+        cls, tables: list[np.ndarray], groups: Sequence[Groups], corners: np.ndarray, binary: bool, level: float = LEVEL
+    ) -> _Sample:
         """The strata as one sample whose mean is their mean, and whose spread is the spread within them."""
         n, means = sum(map(len, tables)), [table.mean(axis=0) for table in tables]
         overall = np.mean(means, axis=0)
@@ -236,7 +239,8 @@ class _Sample:
         residuals = [part[:, 0] - value * part[:, 1] for part in moved]
         parts = [_spread(residual, heads) for residual, heads in zip(residuals, groups, strict=True)]
         heads = any(part.heads for part in parts)
-        count_as, rejects = _weigh(parts, n, known=binary and not heads and 1 not in {part.units for part in parts})
+        known = binary and not heads and all(it.units > 1 for it in parts)
+        count_as, rejects = _weigh(parts, n, known, 0.5 + level / 2)
         points, counts = np.unique(np.concatenate(moved), axis=0, return_counts=True)
         reach = math.inf if binary else _reach(residuals)
         return cls(points, counts * count_as, ends, reach, rejects, n, sum(part.units for part in parts), heads)
@@ -291,14 +295,15 @@ def _spread(residuals: np.ndarray, groups: Groups) -> _Spread:
     return _Spread(by_heads, independent, least_effect, len(sizes), max(n * n / squares - 1, 1.0), True)
 
 
-def _weigh(parts: Sequence[_Spread], n: int, known: bool) -> tuple[float, float]:
+def _weigh(parts: Sequence[_Spread], n: int, known: bool, quantile: float) -> tuple[float, float]:
     """What one question counts as, and how large a likelihood ratio rejects.
 
     One, and the normal quantile's, where the spread is ``known`` from the mean. Else 1 / design effect, and what the
-    normal likelihood makes of Student's quantile. Heads never narrow an interval.
+    normal likelihood makes of Student's. Heads never narrow an interval.
     """
+    normal = float(stats.norm.ppf(quantile)) ** 2
     if known:
-        return 1.0, Z * Z
+        return 1.0, normal
     independent = sum(part.independent for part in parts)
     least = sum(part.least_effect * part.independent for part in parts) / independent if independent else 0.0
     by_heads = [max(part.by_heads, part.independent / part.units) for part in parts]
@@ -308,10 +313,10 @@ def _weigh(parts: Sequence[_Spread], n: int, known: bool) -> tuple[float, float]
     else:
         effect = least = float(np.mean([part.least_effect for part in parts]))
         freedom = sum(part.freedom for part in parts)
-    student = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) ** 2
-    effect = max(effect, least * Z * Z / student)
+    student = float(stats.t.ppf(quantile, freedom)) ** 2
+    effect = max(effect, least * normal / student)
     rejects = n / effect * math.log1p(student * effect / n)
-    return min(1 / effect, rejects / (Z * Z * least)), rejects
+    return min(1 / effect, rejects / (normal * least)), rejects
 
 
 def _reach(residuals: Sequence[np.ndarray]) -> float:
@@ -369,7 +374,7 @@ def _evidence(scores: np.ndarray, counts: np.ndarray, end: float) -> float:
     return 2 * (float(counts @ np.log1p(tilt * scores)) + UNSEEN * math.log1p(tilt * end))
 
 
-def slope_interval(sizes: Sequence[float], costs: Sequence[float]) -> Interval:
+def slope_interval(sizes: Sequence[float], costs: Sequence[float], level: float = LEVEL) -> Interval:
     """Slope of log(cost) against log(size) by least squares over the sizes; a size that repeats has repeated timings.
 
     Two errors are estimated, and the wider interval counts: how far the sizes' means lie from the line (all that
@@ -390,6 +395,6 @@ def slope_interval(sizes: Sequence[float], costs: Sequence[float]) -> Interval:
         apart = np.log(y) - means[codes]
         freedom = len(x) - len(points)
         errors.append((float(apart @ apart) / freedom * float(np.mean(1 / repeats)), freedom))
-    margin = max(stats.t.ppf(0.5 + LEVEL / 2, free) * math.sqrt(error / (at @ at)) for error, free in errors)
+    margin = max(stats.t.ppf(0.5 + level / 2, free) * math.sqrt(error / (at @ at)) for error, free in errors)
     method = f"least squares over {len(points)} sizes, {len(x)} timings"
     return Interval(slope, float(slope - margin), float(slope + margin), len(x), method, len(points))

@@ -8,7 +8,7 @@ import pandas as pd
 
 from msa_base.stage_records import Trial
 from reports.evidence import LATENCY, CellKey, Evidence, SummaryRow
-from reports.statistics import Interval, slope_interval
+from reports.statistics import LEVEL, Interval, slope_interval
 from reports.tables.table import Column, IntervalColumn, Table, bytes_text, cell_columns, plain, seconds_text
 
 COSTS = {
@@ -51,7 +51,7 @@ def growth(evidence: Evidence) -> Table:
     return Table("growth", "How cost grows: the exponent of the memory's size", columns, rows)
 
 
-def slope(evidence: Evidence, system: str, metric: str) -> tuple[Interval, str, str] | None:
+def slope(evidence: Evidence, system: str, metric: str, level: float = LEVEL) -> tuple[Interval, str, str] | None:
     """The exponent of a cost from the first to the last context that has it; None with fewer than three.
 
     A median has the timings of every question behind it where they are kept; any other cost is one figure a context.
@@ -67,7 +67,7 @@ def slope(evidence: Evidence, system: str, metric: str) -> tuple[Interval, str, 
         figures = timings if timings and min(timings) > 0 else [row.value]
         costs += figures
         sizes += [row.context_tokens] * len(figures)
-    return slope_interval(sizes, costs), points[0].context, points[-1].context
+    return slope_interval(sizes, costs, level), points[0].context, points[-1].context
 
 
 def positive(rows: Iterable[SummaryRow]) -> list[SummaryRow]:

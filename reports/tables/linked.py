@@ -54,19 +54,19 @@ def linked(table: Table, evidence: Evidence, reference: Reference) -> list[Linke
         named = {column.name: value for column, value in zip(table.columns, values, strict=True)}
         links = records(table.name, named, evidence, reference)
         published = [f"https://arxiv.org/abs/{reference.paper.arxiv}"]
-        fields: list[LinkedCell] = []
+        shown: list[LinkedCell] = []
         for column, value in zip(table.columns, values, strict=True):
             if column.title:
                 own = sources.of(evidence, value) if isinstance(value, SummaryRow) else links
-                fields += _fields(column, value, published if column.name in PUBLISHED else own)
+                shown += fields(column, value, published if column.name in PUBLISHED else own)
         score, strip = named.get("value"), None
         if isinstance(score, SummaryRow) and score.low is not None:
             strip = 100 * score.value, 100 * score.low, 100 * score.high
-        rows.append(LinkedRow(fields, links, strip, named.get("system") == reference.played_by["ours"]))
+        rows.append(LinkedRow(shown, links, strip, named.get("system") == reference.played_by["ours"]))
     return rows
 
 
-def _fields(column: Any, value: Any, links: list[str]) -> Iterator[LinkedCell]:
+def fields(column: Any, value: Any, links: list[str]) -> Iterator[LinkedCell]:
     """A value as the columns of the page that are shown of it."""
     titles = [title for title in column.titles.values() if title]
     for title, shown, raw in zip(titles, column.shown(value), column.raw(value), strict=True):
@@ -93,7 +93,7 @@ def records(table: str, row: Mapping[str, Any], evidence: Evidence, reference: R
     roles, profile = reference.played_by, evidence.experiment.profile
     if table == "headline":
         return sources.runs(evidence, row["of"])
-    if table == "claims":
+    if table in ("claims", "ledger"):
         return of_claim(row, evidence, reference)
     if table == "tuning":
         return [sources.link(evidence, evidence.paths.tuning(row["system"]))]
@@ -109,6 +109,8 @@ def records(table: str, row: Mapping[str, Any], evidence: Evidence, reference: R
 
 def of_claim(row: Mapping[str, Any], evidence: Evidence, reference: Reference) -> list[str]:
     """The records behind the verdict on a claim: both sides at the contexts that it was measured at."""
+    if row["claim"] not in reference.claims:
+        return []
     claim = reference.claims[row["claim"]]
     measure = claim.measure(evidence.experiment.name)
     if measure is None:

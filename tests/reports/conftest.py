@@ -289,18 +289,18 @@ def plant(folder: Path, **changes) -> Tree:
 
 
 @pytest.fixture(scope="session")
-def toy_reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """reference.yaml with the toy profile beside tiny wherever a claim names that."""
-    path = tmp_path_factory.mktemp("reference") / "reference.yaml"
-    path.write_text(reference.REFERENCE.read_text().replace("profiles: [tiny", "profiles: [toy, tiny"))
+def toy_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ledger.yaml with the toy profile beside tiny wherever a claim of systems that it has names that."""
+    path = tmp_path_factory.mktemp("reference") / "ledger.yaml"
+    path.write_text(reference.LEDGER.read_text().replace("profiles: [tiny", "profiles: [toy, tiny"))
     return path
 
 
 @pytest.fixture(scope="package", autouse=True)
-def toy_claims(toy_reference: Path) -> Iterator[None]:
+def toy_claims(toy_ledger: Path) -> Iterator[None]:
     """Claims are for the toy profile too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference, "REFERENCE", toy_reference)
+        patch.setattr(reference, "LEDGER", toy_ledger)
         yield
 
 

@@ -30,6 +30,8 @@ from tests.evaluated import MACHINE
 PAPER = "https://arxiv.org/abs/2603.23516"
 TABLES = (
     "claims",
+    "ledger",
+    "effective_length",
     "by_memory",
     "scores",
     "scores_16K",

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+import reports.check
 from msa_base.errors import UserError
 from msa_base.load import load
+from msa_base.paths import DIRECTORY
 from reports.claims import find, lacking, needed, show, verdict
-from reports.published.reference import REFERENCE, Claim, Least, Measure, Side, read_reference
+from reports.published import reference as published
+from reports.published.reference import LEDGER, Claim, Least, Measure, Side, read_reference
 from reports.statistics import Interval
+from reports.tables.ledger import ledger
 
 LEAST = Least(questions=32, heads=4, sizes=4, timings=3)
 
@@ -20,7 +25,9 @@ LEAST = Least(questions=32, heads=4, sizes=4, timings=3)
 def claim(statistic: str = "gain", published: float = 16.0, **bound: float) -> Claim:
     """A claim with the one bound given."""
     side, measure = Side("msa", "1M"), Measure(["tiny"], "accuracy")
-    return Claim("title", "source", published, statistic, side, side, measure, measure, "why", **bound)
+    sides = {"first": side, "second": side, "exact": measure, "miniature": measure}
+    words = {"title": "title", "source": "source", "bound_source": "why", "family": "cost"}
+    return Claim(published=published, statistic=statistic, **sides, **words, **bound)
 
 
 def interval(low: float, high: float) -> Interval:
@@ -128,24 +135,25 @@ def test_findings_of_an_empty_tree(new_tree: Callable) -> None:
     assert {finding.verdict for finding in findings} == {"not measured"}
 
 
-def test_exact_claims_are_measured_on_the_papers_own_tasks(new_tree: Callable, toy_reference: Path) -> None:
+def test_exact_claims_are_measured_on_the_papers_own_tasks(new_tree: Callable, toy_ledger: Path) -> None:
     tree = new_tree()
     for context in ("16K", "32K", "64K", "1M"):
         tree.cell("msa", "scaling_facts", context, 0.9)
-    path = tree.root.parent / "reference.yaml"
-    path.write_text(toy_reference.read_text().replace("[toy, tiny", "[tiny").replace("[paper]", "[toy]"))
+    path = tree.root.parent / "ledger.yaml"
+    path.write_text(toy_ledger.read_text().replace("[toy, tiny", "[tiny").replace("[paper]", "[toy]"))
     found = {finding.name: finding for finding in find(tree.evidence(), read_reference(path))}
     assert found["scaling_loss_to_1M"].verdict == "not measured"  # an accuracy never speaks for the judge's score
 
 
-def test_a_claim_of_other_profiles_says_so(new_tree: Callable, toy_reference: Path) -> None:
+def test_a_claim_of_other_profiles_says_so(new_tree: Callable, toy_ledger: Path) -> None:
     tree = new_tree()
     for context in ("16K", "1M"):
         tree.cell("msa", "scaling_facts", context, 0.9)
-    path = tree.root.parent / "reference.yaml"
-    path.write_text(toy_reference.read_text().replace("[toy, tiny", "[tiny"))
+    path = tree.root.parent / "ledger.yaml"
+    path.write_text(toy_ledger.read_text().replace("[toy, tiny", "[tiny"))
     for finding in find(tree.evidence(), read_reference(path)):
-        assert finding.elsewhere and finding.verdict == "not measured" and "tiny" in finding.remark
+        named = ("for the profiles ", ", ".join([*finding.claim.exact.profiles, *finding.claim.miniature.profiles]))
+        assert finding.elsewhere and finding.verdict == "not measured" and finding.remark == "".join(named)
 
 
 def test_a_task_of_any_module_speaks_for_its_role(new_tree: Callable) -> None:
@@ -171,9 +179,9 @@ def test_every_shipped_task_states_a_role_that_the_report_knows() -> None:
     ],
 )
 def test_a_broken_claim_is_named(tmp_path: Path, change: dict, message: str) -> None:
-    content = yaml.safe_load(REFERENCE.read_text())
+    content = yaml.safe_load(LEDGER.read_text())
     content["claims"] = {"broken": {**content["claims"]["scaling_loss_to_1M"], **change}}
-    path = tmp_path / "reference.yaml"
+    path = tmp_path / "ledger.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=message) as raised:
         read_reference(path)
@@ -189,9 +197,9 @@ def test_a_broken_claim_is_named(tmp_path: Path, change: dict, message: str) -> 
     ],
 )
 def test_a_broken_least_is_named(tmp_path: Path, change: dict, message: str) -> None:
-    content = yaml.safe_load(REFERENCE.read_text())
+    content = yaml.safe_load(LEDGER.read_text())
     content["least"] = {**content["least"], **change}
-    path = tmp_path / "reference.yaml"
+    path = tmp_path / "ledger.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=message):
         read_reference(path)
@@ -223,6 +231,54 @@ def test_a_model_that_knows_nothing_gets_no_verdict(new_tree: Callable) -> None:
         tree.cell("msa", "scaling_facts", context, 0.0)
     found = {finding.name: finding for finding in find(tree.evidence(), read_reference())}
     assert found["scaling_loss_to_1M"].verdict == "inconclusive"
+
+
+def test_a_verdict_stands_on_the_level_of_its_family(evidence) -> None:
+    reference = read_reference()
+    for family in reference.ledger.families:
+        found = [it for it in find(evidence, reference) if it.claim.family == family and it.measured]
+        decided = sum(it.verdict != "inconclusive" for it in found)
+        for it in found:
+            assert it.level == pytest.approx(1 - 0.05 * max(decided, 1) / len(found))
+
+
+def test_the_ledger_has_every_claim_and_no_verdict_without_an_interval(evidence) -> None:
+    reference = read_reference()
+    table = ledger(find(evidence, reference), reference.ledger).frame
+    assert len(table) == len(reference.claims) + len(reference.ledger.statements) >= 35
+    assert table["claim"].is_unique and set(table["family"]) == set(reference.ledger.families)
+    decided = table[table["verdict"] != "not measured"]
+    assert len(decided) >= 8 and decided[["measured", "measured_low", "measured_high"]].notna().all(axis=None)
+    assert (decided["n"] > 0).all() and decided["level"].str.endswith("%").all()
+    assert (decided.loc[decided["verdict"] == "inconclusive", "needed"] != "").all()
+    assert not table[table["verdict"] == "not measured"]["where"].eq("").any()
+
+
+def test_gains_of_the_ledger_are_those_of_its_sources() -> None:
+    """Figures that the sources spell out as "a against b" make the published gain, loss or difference."""
+    checked = 0
+    for claim in read_reference().claims.values():
+        if spelt := re.search(r"(\d\.\d+) (against|to) (\d\.\d+)", claim.source):
+            first, second = float(spelt[1]), float(spelt[3])
+            made = {
+                "gain": 100 * (first / second - 1),
+                "ratio": first / second,
+                "difference": 100 * (first - second),
+                "loss": 100 * (1 - second / first),
+            }[claim.statistic]
+            assert claim.published == pytest.approx(made, abs=0.06), claim.title
+            checked += 1
+    assert checked > 25
+
+
+def test_a_test_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "ledger.yaml"
+    path.write_text(LEDGER.read_text().replace("::test_any_number_of", "::test_any_numbr_of"))
+    monkeypatch.setattr(published, "LEDGER", path)
+    with pytest.raises(UserError, match=r"two_gpus: tests: .*_any_numbr_.* did you mean 'msa/memory/test_sharded"):
+        reports.check.check(DIRECTORY)
+    monkeypatch.setattr(reports.check, "TESTS", tmp_path / "none")  # installed without the repository
+    reports.check.check(DIRECTORY)
 
 
 def test_a_role_is_played_by_the_first_of_its_systems_that_the_profile_has() -> None:

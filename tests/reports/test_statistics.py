@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from reports.multiplicity import adjusted_level
 from reports.statistics import (
     Interval,
     compare,
@@ -296,3 +297,58 @@ def test_scores_that_are_all_the_same_have_the_interval_of_their_mirror_at_every
     assert highs == pytest.approx([1 - mean_interval([1.0] * n).low for n in range(1, 200)], abs=1e-6)
     assert np.all(np.diff(highs) < 0)
     assert highs[99] == pytest.approx(0.0331, abs=1e-4)
+
+
+def test_a_family_stands_on_the_level_of_its_chosen() -> None:
+    """Thresholds as of p-values: a claim of p decides at levels up to 1 - p (Benjamini and Hochberg's step-up)."""
+
+    def level(*p: float) -> float:
+        return adjusted_level([lambda at, own=own: at <= 1 - own for own in p])
+
+    assert level() == level(0.04) == pytest.approx(0.95)
+    assert level(0.04, 0.9) == pytest.approx(1 - 0.05 / 2)  # none of two: the level that one would have to reach
+    assert level(0.01, 0.04, 0.9, 0.9) == pytest.approx(1 - 0.05 / 4)
+    assert level(0.01, 0.024, 0.9, 0.9) == pytest.approx(1 - 0.05 * 2 / 4)
+    assert level(0.049, 0.049, 0.049) == pytest.approx(0.95)
+
+
+def test_a_higher_level_is_a_wider_interval() -> None:
+    pairs = np.random.default_rng(0).integers(0, 2, (40, 2)).astype(float)
+    for name in ("difference", "ratio", "gain", "loss"):
+        narrow, wide = compare(name, pairs), compare(name, pairs, level=0.99)
+        assert wide.low < narrow.low <= narrow.value <= narrow.high < wide.high
+    sizes, costs = [1, 2, 4, 8], [1.0, 2.1, 3.9, 8.2]
+    assert slope_interval(sizes, costs, level=0.99).low < slope_interval(sizes, costs).low
+
+
+def test_adjusted_intervals_keep_the_share_of_wrong_ones_low() -> None:
+    """Ten differences of which five are 0, chosen where they exclude 0: the false coverage rate is 5 % at most."""
+    generator, wrong = np.random.default_rng(1), []
+    effects = [0.0] * 5 + [0.3] * 5
+    for _ in range(60):
+        found = []
+        for effect in effects:
+            first = generator.random(50) < 0.5 + effect
+            second = generator.random(50) < 0.5
+            found.append(np.column_stack([first, second]).astype(float))
+
+        def excludes(level: float, pairs: np.ndarray) -> bool:
+            it = difference(pairs, level=level)
+            return it.low > 0 or it.high < 0
+
+        at = adjusted_level([lambda level, pairs=pairs: excludes(level, pairs) for pairs in found])
+        chosen = [(pairs, effect) for pairs, effect in zip(found, effects, strict=True) if excludes(at, pairs)]
+        missed = [
+            not difference(pairs, level=at).low <= effect <= difference(pairs, level=at).high
+            for pairs, effect in chosen
+        ]
+        wrong.append(sum(missed) / max(len(chosen), 1))
+    assert np.mean(wrong) <= 0.05
+
+
+@pytest.mark.parametrize("n", range(2, 400, 7))
+def test_equal_scores_keep_the_room_of_what_was_not_drawn(n: int) -> None:
+    """The limit is where the likelihood ratio says: n log((1 - p) / (1 - h)) + log(p / h) / 2, h = 1 / (2 n + 1)."""
+    high, half = mean_interval([0.0] * n).high, 1 / (2 * n + 1)
+    ratio_at = n * math.log((1 - high) / (1 - half)) + 0.5 * math.log(high / half)
+    assert -2 * ratio_at == pytest.approx(stats.norm.ppf(0.975) ** 2, rel=1e-4)
