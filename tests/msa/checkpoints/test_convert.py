@@ -253,7 +253,7 @@ def test_released_routing_is_the_scaled_product_everywhere(model, prompter, docu
 
 
 @pytest.mark.parametrize(("key", "value"), [
-    ("head_reduce_method", "max"), ("chunk_reduce_method", "mean"), ("query_reduce_method", "last"),
+    ("head_reduce_method", "max"), ("chunk_reduce_method", "mean"), ("query_reduce_method", "sum"),
     ("decouple_router", False),
     ("decouple_pooling_mode", "max"), ("router_layer_idx", "2,4"), ("router_layer_idx", ""), ("router_layer_idx", [-1]),
     ("router_layer_idx", "x"), ("router_layer_idx", None), ("pooling_kernel_size", 0), ("top_k_docs", "3"),
