@@ -1,0 +1,107 @@
+"""Whitened routers: moments are those of the states, both sides become white, and scores are cosines of them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from msa.checkpoints import read
+from msa.checkpoints.write import save
+from msa.memory.encode import Encoder
+from msa.model.decoder import MSAModel
+from msa.model.moments import Moments
+from msa.model.router_form import RouterForm
+from msa.ops.reference import pool_chunks
+from msa.training.whiten import projection, whiten
+from msa_base.errors import UserError
+from tests.small_model import small_config
+
+
+def test_batches_sum_up_to_mean_and_covariance_and_whiten() -> None:
+    states = torch.randn(500, 6, generator=torch.Generator().manual_seed(0)) @ torch.randn(6, 6) + 5
+    moments = Moments(6)
+    for part in states.split(77):
+        moments.add(part)
+    assert torch.allclose(moments.mean, states.double().mean(0), atol=1e-5)
+    assert torch.allclose(moments.covariance, states.T.double().cov(correction=0), atol=1e-4)
+    white = (states.double() - moments.mean) @ moments.whitening(0.0)
+    assert torch.allclose(white.T.cov(correction=0), torch.eye(6, dtype=torch.float64), atol=1e-3)
+    # wholly shrunk, all directions weigh alike
+    even = moments.covariance.trace() / 6
+    assert torch.allclose(moments.whitening(1.0), torch.eye(6, dtype=torch.float64) * even.rsqrt())
+    again = Moments.of(moments.mean, moments.covariance)
+    assert torch.allclose(again.covariance, moments.covariance) and torch.equal(again.mean, moments.mean)
+
+
+def test_a_narrow_router_keeps_orthonormal_directions() -> None:
+    kept = projection(3, 8)
+    assert torch.allclose(kept @ kept.T, torch.eye(3, dtype=torch.float64))
+    assert torch.equal(projection(8, 8), torch.eye(8, dtype=torch.float64))
+    with pytest.raises(UserError, match="9 wide, more than the 8"):
+        projection(9, 8)
+
+
+@pytest.fixture
+def place(tmp_path, tokenizer, documents):
+    """A backbone, and texts of both sides."""
+    torch.manual_seed(0)
+    model = MSAModel(small_config(tokenizer.get_vocab_size()))
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    save(model, tmp_path / "backbone")
+    tokenizer.save(str(tmp_path / "backbone" / "tokenizer.json"))
+    lines = [{"text": document.text} for document in documents]
+    lines += [{"question": f"what is the number for {document.text}"} for document in documents]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def test_a_score_is_the_cosine_of_whitened_states(place, documents, monkeypatch) -> None:
+    monkeypatch.setattr("msa.training.whiten.precision.fast_bfloat16", lambda where: False)
+    form = RouterForm(1, 1, 32, bias=True, query_reduce="mean")
+    said = whiten(place / "backbone", place / "msa", place / "texts.jsonl", "1,2", form, 4, 3, shrinkage=0.1)
+    assert "routers on layers 1-2, P = 4, k = 3" in said and "form of their own" in said
+    model, prompter = read.open_model(place / "msa")
+    assert model.config.form == form
+    rows = [prompter.text(f"what is the number for {document.text}") for document in documents]
+    sums = Moments(32)
+    for row in rows:
+        ids = torch.tensor([row])
+        for layer, h in enumerate(model.states(ids, torch.arange(len(row)))):
+            if layer == 2:
+                sums.add(h[0])
+    ids, attention = torch.tensor([rows[0]]), model.model.layers[2].self_attn
+    h = next(h for layer, h in enumerate(model.states(ids, torch.arange(len(rows[0])))) if layer == 2)
+    expected = F.normalize((h.double() - sums.mean) @ sums.whitening(0.1), dim=-1)
+    assert torch.allclose(attention.routing_queries(h).double(), expected, atol=1e-4)
+    chunks = Moments(32)
+    numbered = [replace(document, doc_id=100_000 + number) for number, document in enumerate(documents)]
+    for row in prompter.documents(numbered):
+        states = list(model.states(torch.tensor([row]), torch.arange(len(row))))[2]
+        chunks.add(pool_chunks(states, torch.tensor([len(row)]), 4)[0])
+    given = attention.router_k_proj[0](chunks.mean.float() + torch.eye(32))  # the centre, and a step from it each way
+    assert torch.allclose(given.double(), chunks.whitening(0.1), atol=1e-4)
+    keys = Encoder(model, prompter, precision="float32").segment(documents).layers[1].routing.values
+    assert keys.shape[1] == 32 and torch.allclose(keys.norm(dim=-1), torch.ones(len(keys)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("texts", "form", "message"),
+    [
+        ('{"text": "alpha"}\n', {"bias": True}, "no line has the key 'question'"),
+        ('{"text": 3}\n', {"bias": True}, "texts.jsonl:1: key 'text' must be a text"),
+        (None, {}, "give its form bias: true"),
+        (None, {"bias": True, "head_dim": 64}, "more than the 32"),
+    ],
+)
+def test_what_cannot_be_whitened_is_named(place, texts, form, message) -> None:
+    if texts is not None:
+        (place / "texts.jsonl").write_text(texts)
+    with pytest.raises(UserError, match=message):
+        whiten(place / "backbone", place / "msa", place / "texts.jsonl", "1", RouterForm(**form))
+    assert not (place / "msa").exists()
