@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import sys
 
+import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["TRITON_INTERPRET"] = "1"  # on every machine alike
@@ -17,3 +21,12 @@ quiet = {"deadline": None, "database": None, "suppress_health_check": list(Healt
 settings.register_profile("quick", max_examples=25, derandomize=True, **quiet)
 settings.register_profile("soak", max_examples=2000, **quiet)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A test draws the same numbers, whatever ran before it in its process."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)

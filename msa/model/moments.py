@@ -19,10 +19,10 @@ class Moments:
 
     def add(self, states: Tensor) -> None:
         """Add states [n, E]."""
-        states = states.detach().float().cpu()
+        states = states.detach().cpu().double()  # in float32 a mean far from 0 would take the covariance's digits
         self.count += len(states)
-        self.total += states.sum(0, dtype=torch.float64)
-        self.products += (states.T @ states).double()
+        self.total += states.sum(0)
+        self.products += states.T @ states
 
     @classmethod
     def of(cls, mean: Tensor, covariance: Tensor) -> Moments:
