@@ -16,11 +16,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from msa.model.prompt import guarded
 from msa_base.errors import UserError
 
-NORMAL, CONTROL, USER_DEFINED = (
-    1,
-    3,
-    4,
-)  # plain tokens; special tokens; tokens that text is searched for before it is split
+NORMAL, CONTROL = 1, 3  # plain tokens; special tokens
+USER_DEFINED = 4  # tokens that text is searched for before it is split
 # contractions in any case, words with one sign before them, digits by {digits}, signs with line ends, line ends, spaces
 _LINES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"

@@ -141,6 +141,26 @@ def judge_cell(cell: Path, prepared: Path, metric: str, endpoints: dict[str, End
     return Counter((row["judge"], row["status"]) for row in rows)
 
 
+def named_judges(experiment: Experiment) -> list[str]:
+    """The profile's judges. Raises UserError: it names none."""
+    if not experiment.profile.judges:
+        known = experiment.configs / "judges.yaml"
+        raise UserError(f"{experiment.file}: key 'judges' is missing; name entries of {known}")
+    return experiment.profile.judges
+
+
+def open_judges(experiment: Experiment, paths: Paths) -> dict[str, Endpoint]:
+    return {name: Endpoint(experiment.judges[name], paths.judge_replies(name)) for name in named_judges(experiment)}
+
+
+def seal_judgments(seal: Path, made_from: MadeFrom, names: list[str], endpoints: dict[str, Endpoint]) -> None:
+    """Seal files of judgments with what they took of each judge, and print that."""
+    usage = {judge: endpoint.pop_usage() for judge, endpoint in endpoints.items()}
+    JudgedRecord(made_from=made_from, files=sealed(seal.parent, names), usage=usage).write(seal)
+    for judge, used in usage.items():
+        print(f"{judge}: " + ", ".join(f"{key} {value}" for key, value in used.items()))
+
+
 @dataclass(frozen=True)
 class Answers:
     """A system's answers to a task: all its cells in a profile."""
@@ -198,23 +218,17 @@ def read_judgments(path: Path) -> Iterator[dict[str, Any]]:
 def main() -> None:
     answers = Answers.chosen(__doc__)
     experiment, paths, seal = answers.experiment, answers.paths, answers.directory / "judgments.json"
-    judges, judged = experiment.profile.judges, []
-    if not judges:
-        known = experiment.configs / "judges.yaml"
-        raise UserError(f"{experiment.file}: key 'judges' is missing; name entries of {known}")
+    named_judges(experiment)
     made_from = answers.sources(Stages(experiment).judgments())
     if JudgedRecord.current(seal, made_from):
         return
-    endpoints = {name: Endpoint(experiment.judges[name], paths.judge_replies(name)) for name in judges}
+    endpoints, judged = open_judges(experiment, paths), []
     for _, _, cell, prepared in answers.cells():
         counts = judge_cell(cell, prepared, experiment.tasks[answers.task].metric, endpoints)
         found = ", ".join(f"{judge}: {count} {status}" for (judge, status), count in counts.items())
         print(f"{cell / 'judgments.jsonl'}: {found or 'nothing to judge'}")
         judged.append(f"{cell.relative_to(answers.directory)}/judgments.jsonl")
-    usage = {name: endpoint.pop_usage() for name, endpoint in endpoints.items()}
-    JudgedRecord(made_from=made_from, files=sealed(seal.parent, judged), usage=usage).write(seal)
-    for judge, used in usage.items():
-        print(f"{judge}: " + ", ".join(f"{key} {value}" for key, value in used.items()))
+    seal_judgments(seal, made_from, judged, endpoints)
 
 
 if __name__ == "__main__":

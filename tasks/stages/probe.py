@@ -13,15 +13,22 @@ from typing import Any
 
 from msa_base.command import experiment_parser, open_experiment
 from msa_base.endpoint import Endpoint
-from msa_base.errors import UserError, run_command
+from msa_base.errors import run_command
 from msa_base.records import Answer, Question
-from msa_base.seal import sealed
 from msa_base.stage_records import JudgedRecord, ViewRecord
 from msa_base.stages import Stages
 from msa_base.tables import read_questions, read_table, write_lines
 from msa_base.validate import check_known
 from tasks.metrics import contains, retrieval_metric
-from tasks.stages.judge import WHOLE_METRICS, judge_answers, prompt, rubric_of
+from tasks.stages.judge import (
+    WHOLE_METRICS,
+    judge_answers,
+    named_judges,
+    open_judges,
+    prompt,
+    rubric_of,
+    seal_judgments,
+)
 
 RIGHT, WRONG, EMPTY = "right", "wrong", "empty"
 PROBED = 32  # questions of a task at most
@@ -44,17 +51,14 @@ def probe_task(
     questions: list[Question], gold: list[dict[str, Any]], metric: str, endpoints: dict[str, Endpoint]
 ) -> list[dict[str, Any]]:
     """A row a probe and judge: those of a judgment, and ``probe``, its sort."""
-    by_id, sorts, texts, found = {question.question_id: question for question in questions}, {}, {}, []
-    for row, sort, text in probes(gold, metric):
-        question = by_id[row["question_id"]]
-        name = f"{question.question_id}/{sort}"
-        sorts[name], texts[name] = sort, (question, row, text)
+    by_id, found = {question.question_id: question for question in questions}, []
+    asked = {f"{row['question_id']}/{sort}": (row, sort, text) for row, sort, text in probes(gold, metric)}
     for judge, endpoint in endpoints.items():
         prompts = {
-            name: prompt(question, row, Answer(name, text), metric, rubric_of(endpoint))
-            for name, (question, row, text) in texts.items()
+            name: prompt(by_id[row["question_id"]], row, Answer(name, text), metric, rubric_of(endpoint))
+            for name, (row, _, text) in asked.items()
         }
-        found += [row | {"probe": sorts[row["question_id"]]} for row in judge_answers(endpoint, judge, prompts)]
+        found += [row | {"probe": asked[row["question_id"]][1]} for row in judge_answers(endpoint, judge, prompts)]
     return found
 
 
@@ -63,24 +67,20 @@ def main() -> None:
     experiment, paths = open_experiment(arguments)
     profile, task = experiment.profile, arguments.task
     check_known([task], profile.tasks, "--task", experiment.file)
-    if not profile.judges:
-        raise UserError(
-            f"{experiment.file}: key 'judges' is missing; name entries of {experiment.configs / 'judges.yaml'}"
-        )
+    named_judges(experiment)
     seal, prepared = paths.probes(task), paths.prepared(task, profile.contexts[0])
     view = ViewRecord.open(prepared / "view.json")
     metric = experiment.tasks[task].metric
     made_from = Stages(experiment).probes(task).of(paths.root, *(prepared / name for name in sorted(view.files)))
     if JudgedRecord.current(seal, made_from):
         return
-    endpoints = {name: Endpoint(experiment.judges[name], paths.judge_replies(name)) for name in profile.judges}
+    endpoints = open_judges(experiment, paths)
     rows: list[dict[str, Any]] = []
     if view.unavailable is None and not retrieval_metric(metric):
         gold = list(read_table("gold", prepared / "gold.parquet"))
         rows = probe_task(read_questions(prepared / "questions.parquet"), gold, metric, endpoints)
     write_lines(rows, seal.with_name("probes.jsonl"))
-    usage = {name: endpoint.pop_usage() for name, endpoint in endpoints.items()}
-    JudgedRecord(made_from=made_from, files=sealed(seal.parent, ["probes.jsonl"]), usage=usage).write(seal)
+    seal_judgments(seal, made_from, ["probes.jsonl"], endpoints)
     print(f"{seal.with_name('probes.jsonl')}: {len(rows)} judgments")
 
 

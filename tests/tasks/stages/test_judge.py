@@ -22,7 +22,7 @@ from msa_base.seal import MadeFrom, sealed
 from msa_base.specs import EndpointSpec
 from msa_base.stage_records import ViewRecord
 from msa_base.tables import read_table, write_predictions, write_table
-from tasks.stages import judge, score
+from tasks.stages import judge, probe, score
 from tests.canned import canned
 from tests.evaluated import write_run
 
@@ -226,7 +226,8 @@ def commands(server, cell, tmp_path, monkeypatch):
     def run(module, **changes: Any) -> Path:
         (configs / "profiles" / "judged.yaml").write_text(yaml.safe_dump(profile | changes))
         places = ["--profile", "judged", "--configs", str(configs), "--results", str(results)]
-        monkeypatch.setattr(sys, "argv", ["command", *places, "--system", "oracle", "--task", "edit_dated"])
+        system = [] if module is probe else ["--system", "oracle"]
+        monkeypatch.setattr(sys, "argv", ["command", *places, *system, "--task", "edit_dated"])
         module.main()
         return paths.cell("oracle", "edit_dated", "16K", 0)
 
@@ -247,6 +248,18 @@ def test_the_commands_judge_and_score_a_profile(commands, server, capsys) -> Non
         seal.unlink()
     commands(judge)
     assert "requests 0, kept 5" in capsys.readouterr().out and len(server.bodies) == 5
+
+
+def test_the_command_probes_the_judges_once(commands, server, capsys) -> None:
+    server.decide = lambda prompt: "0" if "(no answer)" in prompt else "5"
+    place = commands(probe).parents[3] / "_judges" / "_probes" / "edit_dated" / "probes.jsonl"
+    found = [(row["probe"], row["value"]) for row in judge.read_judgments(place)]
+    assert sorted(found) == [("empty", 0)] * 5 + [("right", 5)] * 5  # one answer for all: none is another's
+    assert "own: requests 10" in capsys.readouterr().out
+    commands(probe)
+    assert "stays" in capsys.readouterr().out and len(server.bodies) == 10
+    with pytest.raises(UserError, match=r"judged\.yaml: key 'judges' is missing"):
+        commands(probe, judges=[])
 
 
 def test_judges_are_checked_with_the_profile(commands, tmp_path) -> None:
