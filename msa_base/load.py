@@ -124,7 +124,8 @@ def _experiment(
     profile: Profile = build(Profile, content, str(path))
     profile = replace(profile, data=data or profile.data)
     entries, names = {}, {}
-    for key, file in {"systems": "systems", "indexes": "systems", "models": "models"}.items():
+    files = {"systems": "systems", "indexes": "systems", "models": "models", "corpora": "tasks"}
+    for key, file in files.items():
         items = [item if isinstance(item, dict) else {item: item} for item in getattr(profile, key)]
         renamed = [(given, entry) for item in items for given, entry in item.items()]
         check_known([entry for _, entry in renamed], tables[key], f"{path}: {key}", directory / f"{file}.yaml")
@@ -141,7 +142,7 @@ def _experiment(
 def _check_profile(experiment: Experiment, machines: Iterable[str]) -> None:
     """Raise a UserError for a name of the profile that no table has."""
     profile, path, configs = experiment.profile, experiment.file, experiment.configs
-    for key in ("contexts", "systems", "seeds", "models", "indexes", "judges", "main"):
+    for key in ("contexts", "systems", "seeds", "models", "indexes", "corpora", "judges", "main"):
         items = getattr(profile, key)
         if twice := [item for item in items if items.count(item) > 1]:
             raise UserError(f"{path}: {key}: '{twice[0]}' is named twice; name it once")

@@ -129,6 +129,7 @@ class EndpointSpec:
     top_p: Share = 1.0
     input_usd: Weight | None = None
     output_usd: Weight | None = None
+    serve: Text | None = None  # a command that serves it at base_url: a run starts it, unless one listens there
     body: dict[str, Any] = field(default_factory=dict)
 
     def check_here(self) -> None:
@@ -211,9 +212,9 @@ class Profile:
     profile are used where all that they are made of is the same (msa_base.load.shared).
 
     ``systems`` and ``models`` name entries of systems.yaml and models.yaml; an item such as ``msa: msa_4b`` gives an
-    entry the name that reports and other entries know it by. ``indexes`` does so for some of the indexes. ``hardware``
-    is the machine of hardware.yaml that the profile is meant for (none: any). ``main`` names the systems that are
-    evaluated unless others are asked for (none: all).
+    entry the name that reports and other entries know it by. ``indexes`` and ``corpora`` do so for some of theirs.
+    ``hardware`` is the machine of hardware.yaml that the profile is meant for (none: any). ``main`` names the systems
+    that are evaluated unless others are asked for (none: all).
     """
 
     title: Text
@@ -227,12 +228,14 @@ class Profile:
     latency: LatencySpec
     extends: str | None = None
     indexes: Entries = field(default_factory=list)
+    corpora: Entries = field(default_factory=list)
     hardware: str | None = None
     limits: LimitsSpec = field(default_factory=LimitsSpec)
     published: PublishedSpec | None = None
     data: Text | None = None  # directory of the question-answering sets, seen from where commands run
     judges: list[str] = field(default_factory=list)  # of judges.yaml; the first one's points are the metric `judge`
     main: list[str] = field(default_factory=list)
+    rehearsal: bool = False  # it shows that everything works; its numbers mean nothing and get no verdict
 
     def selected_systems(self, chosen: str) -> list[str]:
         """The systems that are meant: those of ``main``, ``all``, or names with commas between."""

@@ -24,10 +24,11 @@ from typing import IO
 from msa_base import lock, progress
 from msa_base.command import experiment_parser, open_experiment
 from msa_base.errors import AGAIN, NO_SPACE, UserError, run_command
-from msa_base.load import describe
+from msa_base.load import describe, load
 from msa_base.mirroring import Follower, mode
 from msa_base.options import add_number
 from msa_base.progress_log import ProgressLog
+from msa_base.serving import serving
 from msa_base.validate import check_known
 
 LEAST_FREE_BYTES = 2**16
@@ -126,7 +127,8 @@ def run_snakemake(chosen: Namespace, log: Path, events: Connection, others_end: 
     with SnakemakeApi(output) as api:
         try:
             workflow = api.workflow(cores, types.ConfigSettings(config=config), no_home)
-            workflow.dag(jobs).execute_workflow(execution_settings=execution)
+            with serving(load(chosen.profile, chosen.configs, chosen.data), log.parent):
+                workflow.dag(jobs).execute_workflow(execution_settings=execution)
         except Exception as error:
             api.print_exception(error)
             cause: BaseException | None = error

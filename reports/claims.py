@@ -156,6 +156,8 @@ class _Measurement:
 
 def _measurement(evidence: Evidence, claim: Claim, least: Least) -> _Measurement:
     measure = claim.measure(evidence.experiment.name)
+    if evidence.experiment.profile.rehearsal:
+        return _Measurement(claim, False, least, lambda level: None, remark="a rehearsal, whose numbers mean nothing")
     if measure is None:
         profiles = ", ".join([*claim.exact.profiles, *claim.miniature.profiles])
         remark = f"for the profiles {profiles}"

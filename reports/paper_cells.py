@@ -20,7 +20,7 @@ from reports.summarise import POINTS
 
 ABSENT = "not in this profile"
 WORDS = AS_PUBLISHED, BELOW, ABOVE, FEW = "as published", "below", "above", "inconclusive"
-OTHER_TASK = "another task"
+OTHER_TASK, REHEARSED = "another task", "rehearsal"
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TableCell:
     metric: str
     measured: Interval | None
     status: str
-    exact: bool
+    instead: str  # why it is not held against the published number, empty where it is
 
 
 def tasks_of(measure: Measure, evidence: Evidence) -> list[str]:
@@ -57,7 +57,8 @@ def played(line: PublishedLine, reference: Reference) -> str | None:
 def cells(table: PaperTable, evidence: Evidence, reference: Reference, level: float = LEVEL) -> list[TableCell]:
     """Every number of a table, in its order, with intervals of a level."""
     profile = evidence.experiment.name
-    measure, exact = table.measure(profile), profile in table.exact.profiles
+    measure, instead = table.measure(profile), "" if profile in table.exact.profiles else OTHER_TASK
+    instead = REHEARSED if evidence.experiment.profile.rehearsal else instead
     found = []
     for line in table.systems:
         system = played(line, reference)
@@ -67,7 +68,7 @@ def cells(table: PaperTable, evidence: Evidence, reference: Reference, level: fl
             interval, status = _measure(evidence, keys, measure.metric, level)
             status = status if system else NOT_MEASURED
             found.append(
-                TableCell(line.title, place, published.get(place), keys, measure.metric, interval, status, exact)
+                TableCell(line.title, place, published.get(place), keys, measure.metric, interval, status, instead)
             )
     return found
 
@@ -100,7 +101,7 @@ def _measure(evidence: Evidence, keys: list[CellKey], metric: str, level: float)
 def level_of(table: PaperTable, evidence: Evidence, reference: Reference) -> float:
     """The level of a table's intervals: adjusted where its cells are held against published values."""
     wide = cells(table, evidence, reference)
-    places = [at for at, cell in enumerate(wide) if cell.exact and cell.measured and cell.published is not None]
+    places = [at for at, cell in enumerate(wide) if not cell.instead and cell.measured and cell.published is not None]
 
     def differs(at: int, level: float) -> bool:
         return _is_outside(cells_at(level)[at])
@@ -121,8 +122,8 @@ def verdict(cell: TableCell, reference: Reference) -> str:
     """The word for a cell: of its interval against the published value, else its status."""
     if cell.measured is None:
         return cell.status
-    if not cell.exact or cell.published is None:
-        return OTHER_TASK if not cell.exact else ""
+    if cell.instead or cell.published is None:
+        return cell.instead
     if cell.measured.n < reference.least.questions:
         return FEW
     if not _is_outside(cell):

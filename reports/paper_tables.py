@@ -103,6 +103,7 @@ class MeasuredTable:
         exact = self.evidence.experiment.name in self.spec.exact.profiles
         adjusted = f"intervals of {claims.percent(self.level)}, adjusted for the cells that differ"
         means = adjusted if exact else "other tasks stand in for the paper's, so that only the claims have verdicts"
+        means = "a rehearsal, whose numbers mean nothing" if self.evidence.experiment.profile.rehearsal else means
         return f"Published: {self.spec.source}. Profile {self.evidence.experiment.name}: {means}."
 
     def linked(self) -> list[tuple[Table, list[list[LinkedCell]]]]:

@@ -34,12 +34,12 @@ FILES = [*CONFIGS, *PUBLISHED, "tasks/qa/sets.yaml"]
 # Key paths (file: key/key/...) whose text is free: prose, places and what other programs understand.
 FREE = [
     r"configs/hardware\.yaml: [^/]+/(title|source)",
-    r"configs/judges\.yaml: [^/]+/(base_url|model|api_key_env|body/.*)",
+    r"configs/judges\.yaml: [^/]+/(base_url|model|api_key_env|serve|body/.*)",
     r"configs/tasks\.yaml: tasks/[^/]+/title",
     r"configs/tasks\.yaml: corpora/novels/params/novels",
     r"configs/systems\.yaml: systems/[^/]+/(title|params/predictions)",
     r"configs/models\.yaml: [^/]+/params/(hub|revision|package/.*|path|name|query_prefix|model_kwargs/.*)",
-    r"configs/models\.yaml: [^/]+/params/(base_url|model|api_key_env)",
+    r"configs/models\.yaml: [^/]+/params/(base_url|model|api_key_env|serve)",
     r"configs/models\.yaml: [^/]+/params/phases/\d+/name",
     r"configs/profiles/.*: (title|data|published/source|tokenizer/path)",
     r"reports/published/reference\.yaml: (paper|quality|ablation|cost|training)/.*",

@@ -223,7 +223,7 @@ def test_every_table_has_a_command_and_its_published_numbers() -> None:
     [
         ("system: rag_dense", "system: rag_dens", "table-2: systems: .*did you mean 'rag_dense'"),
         ("families: [table_3]", "families: [table_33]", "table-3: families: .*did you mean 'table_3'"),
-        ("profiles: {paper: [paper_best]}", "profiles: {paper: [paper_bst]}", "table-3: profiles.*'paper_best'"),
+        ("profiles: {paper: [paper_best],", "profiles: {paper: [paper_bst],", "table-3: profiles.*'paper_best'"),
         ("qa_musique, average", "qa_musiqu, average", "table-2: places: .*'qa_musique'"),
         ("unit: ", "unt: ", "did you mean 'unit'"),
         ("[100, 200, 500, 900, 1350]", "[1, 2, 3, 4, 5, 6]", "more values than there are places"),
