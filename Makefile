@@ -70,7 +70,7 @@ table-2 table-3 table-4 figure-1 figure-4 figure-training-time: $(READY)
 	@$(BIN)/python -m reports.paper_tables $@ $(EXPERIMENT)
 
 plan: $(READY)
-	@$(BIN)/python -m baselines.planning.plan $(EXPERIMENT)
+	@$(BIN)/python -m reports.paper_plan $(EXPERIMENT)
 
 bench: $(READY)
 	@$(BIN)/python -m msa.bench $(BENCH)

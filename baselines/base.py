@@ -186,7 +186,8 @@ class MemoryPart:
 class Estimate:
     """What a cell or an index costs: bytes by part, and work by stage; ``stages`` is None where no formula is known.
 
-    ``view_bytes`` is what :meth:`System.memory_bytes` will say, where the formula knows it.
+    ``view_bytes`` is what :meth:`System.memory_bytes` will say, where the formula knows it. ``served_tokens`` are those
+    that a served reader reads and writes.
     """
 
     parts: tuple[MemoryPart, ...] = ()
@@ -194,6 +195,7 @@ class Estimate:
     status: str = "ok"
     reason: str = ""
     view_bytes: float | None = None
+    served_tokens: tuple[float, float] = (0.0, 0.0)
 
     @property
     def flops(self) -> float | None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -34,7 +34,8 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from baselines.base import Resources, params_of
+from baselines.base import Estimate, PlannedCell, Resources, params_of
+from baselines.parts.cost import READER_BATCH_TOKENS, reading, reading_ranked
 from baselines.parts.embedded import EmbeddedCorpus
 from baselines.parts.extraction import (
     NO_LIST,
@@ -58,6 +59,7 @@ from baselines.parts.passage_graph import (
 from baselines.parts.phrases import Kind, Phrases, open_encoder
 from baselines.parts.reading import RagParams
 from baselines.parts.retrieval import KEPT_OVERLAYS, Ranked, RetrievalSystem, Retriever, best
+from msa.model.cost import Cost
 from msa_base.records import NO_OVERLAY, CorpusView, LayeredCorpus, Question
 from msa_base.replies import Losses
 from msa_base.specs import SystemSpec
@@ -66,6 +68,7 @@ from msa_base.validate import MANY, Count, Positive, Whole, build
 NEEDS = ("model", "index")
 ScoredFact = tuple[Triple, float]
 FILTER_TOKENS = 512
+EXTRACTION_PROMPT_TOKENS, EXTRACTED_TOKENS = 200, 150  # assumed of a call for a plan: beside the passage, written
 CLOSE = 0.0  # likeness from which a fact that a model wrote down is one of those it was given: the nearest, however far
 FILTER_PROMPT = """Which of the facts help to answer the question? Keep those alone, none if none helps, four at most.
 Reply with JSON alone, in the form of these examples.
@@ -246,6 +249,23 @@ class HippoRAG(Retriever):
         columns = kept + added.at(corpus.added_places)
         synonyms = self._synonyms.among(np.unique(columns.entity), self._entities.vectors, self._eligible)
         return GraphCorpus(corpus, PassageGraph(columns, len(corpus), synonyms), self._embedded.matrix(corpus))
+
+
+def estimate_cell(cell: PlannedCell) -> Estimate:
+    """The reader extracts each passage in two calls, filters the facts of each question and reads the best passages."""
+    read, work, params = reading_ranked(Params, cell), cell.work, params_of(Params, cell.spec)
+    passages = len(work.base) + len(work.overlay)
+    calls = (2 * passages if params.extractor == "model" else 0) + (
+        work.questions if params.fact_filter == "model" else 0
+    )
+    if not calls:
+        return read
+    asked = replace(cell, work=replace(work, questions=calls, answer_tokens=EXTRACTED_TOKENS))
+    prompt = work.document_tokens + EXTRACTION_PROMPT_TOKENS
+    extraction = reading(asked, prompt, min(calls, READER_BATCH_TOKENS // int(prompt)), calls)
+    served = tuple(map(sum, zip(read.served_tokens, extraction.served_tokens, strict=True)))
+    stages = {name: part + (extraction.stages or {}).get(name, Cost()) for name, part in (read.stages or {}).items()}
+    return replace(read, stages=stages or None, served_tokens=served)
 
 
 def _model_extractor(reader: ReadingModel, model: Path | None) -> ModelExtractor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from baselines.base import NOT_ESTIMATED, Estimate, MemoryPart, PlannedCell, Resources, params_of
+from baselines.base import Estimate, MemoryPart, PlannedCell, Resources, params_of
 from baselines.parts.cost import reading_documents, weights
 from baselines.parts.models import open_reranker
 from baselines.parts.reading import RagParams
@@ -97,13 +97,14 @@ def estimate_cell(cell: PlannedCell) -> Estimate:
     """The reranker reads every candidate with its question, and the best are read for the answer."""
     params, work, reranker = params_of(Params, cell.spec), cell.work, cell.reranker
     read = reading_documents(cell, params.read_k)
-    if reranker is None or read.stages is None:
-        return NOT_ESTIMATED
+    if reranker is None:
+        return replace(read, stages=None)
+    pairs = min(params.candidates, len(work.base) + len(work.overlay))
     tokens = work.document_tokens + work.question_tokens
     pair = cost.read_cost(reranker, tokens, logits=work.question_tokens)
     logits = PAIR_BATCH_TOKENS * work.question_tokens / tokens * reranker.vocab_size * LOGIT_BYTES
     parts = (*read.parts, weights(reranker, cell.dtype, "reranker"), MemoryPart("pair logits", logits, "device"))
-    return replace(read, parts=parts, stages=read.stages | {"rerank": pair * (work.questions * params.candidates)})
+    return replace(read, parts=parts, stages=(read.stages or {}) | {"rerank": pair * (work.questions * pairs)})
 
 
 def open_retriever(params: dict[str, Any], resources: Resources, where: str) -> Reranked:

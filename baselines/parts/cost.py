@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from baselines.base import BATCH, NOT_ESTIMATED, Estimate, MemoryPart, PlannedCell, params_of
+from baselines.base import BATCH, Estimate, MemoryPart, PlannedCell, params_of
 from baselines.parts.reading import RagParams
 from msa.model import cost
 from msa.model.config import ModelConfig
@@ -32,10 +32,14 @@ def texts(*held: Documents) -> MemoryPart:
 
 
 def reading(cell: PlannedCell, prompt_tokens: float, batch: int, prompts: int) -> Estimate:
-    """A plain language model reads ``prompts`` prompts, ``batch`` at a time, and writes every question's answer."""
+    """A plain language model reads ``prompts`` prompts, ``batch`` at a time, and writes every question's answer.
+
+    One of unknown shape, a served model, is asked each question by itself; what that takes is its server's.
+    """
     config, dtype, work = cell.reader, cell.dtype, cell.work
     if config is None:
-        return NOT_ESTIMATED
+        asked = work.questions * prompt_tokens, work.questions * work.answer_tokens
+        return Estimate(stages=None, served_tokens=asked)
     attention = Cost(config.layers * cost.attention_flops(config, prompt_tokens, (prompt_tokens + 1) / 2))
     passes, model = -(-prompts // batch), Cost(read_bytes=cost.weight_bytes(config, dtype))
     step = cost.read_cost(config, 1, before=prompt_tokens, logits=1)
@@ -53,20 +57,18 @@ def reading(cell: PlannedCell, prompt_tokens: float, batch: int, prompts: int) -
 
 def reading_documents(cell: PlannedCell, documents: int) -> Estimate:
     """The common reader over a few documents a question; finding them counts where an embedder does it."""
-    if cell.reader is None:
-        return NOT_ESTIMATED
     work, encoder = cell.work, cell.encoder
     prompt = work.prompt_tokens or TEMPLATE_TOKENS + work.question_tokens + documents * work.document_tokens
     batch = max(1, min(work.questions, BATCH, int(READER_BATCH_TOKENS // prompt)))
     read = reading(cell, prompt, batch, work.questions)
     if encoder is None:
         return read
+    vectors = MemoryPart("embeddings", (len(work.base) + len(work.overlay)) * encoder.hidden_size * 4, "host")
+    parts = (*read.parts, weights(encoder, cell.dtype, "embedder"), vectors)
     found = cost.read_cost(encoder, work.question_tokens) * work.questions
     if work.fresh:
         found += cost.read_cost(encoder, work.document_tokens) * len(work.overlay)
-    vectors = MemoryPart("embeddings", (len(work.base) + len(work.overlay)) * encoder.hidden_size * 4, "host")
-    parts = (*read.parts, weights(encoder, cell.dtype, "embedder"), vectors)
-    return replace(read, parts=parts, stages=read.stages | {"embed": found})
+    return replace(read, parts=parts, stages=(read.stages or {}) | {"embed": found})
 
 
 def reading_ranked(params: type[RagParams], cell: PlannedCell) -> Estimate:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from baselines.parts.models import ModelReference
+from msa.checkpoints.pretrained import StatedShape as Shape
 from msa_base.errors import UserError
 from msa_base.records import Document
 from msa_base.validate import Commit, Count, Text, Tokens, Whole
@@ -34,6 +35,7 @@ class ModelParams:
     query_prefix: str = ""
     document_prefix: str = ""
     model_kwargs: dict[str, Any] = field(default_factory=dict)  # as sentence-transformers takes them
+    shape: Shape | None = None  # as its config.json has it, for the plan alone
 
     def check_here(self) -> None:
         """Raise a UserError for a model of the hub without a commit: another one may answer under its name tomorrow."""

@@ -35,6 +35,7 @@ from msa_base.paths import Paths
 from msa_base.specs import LimitsSpec
 from msa_base.stage_records import IndexRecord, RunRecord, ViewRecord
 from msa_base.tables import read_arrow, read_json, read_predictions, read_questions, unavailable
+from msa_base.validate import read_yaml
 
 DOCUMENT_TOKENS = 96  # of a corpus entry without `document_tokens`: its module's default budget
 # tokens that tasks.stages.vocabulary adds to the `words` and `pieces` of a profile: names, templates, characters
@@ -44,6 +45,7 @@ USABLE_SHARE = 0.9  # of a memory, that one cell may plan to fill
 LEAST_SHARE = 0.25  # of some row's FLOPs; a stage that is nowhere more cannot be told from the others
 
 machine = cache(hardware)
+SETS = Path(__file__).parents[2] / "tasks" / "qa" / "sets.yaml"
 answers_of = lru_cache(8)(read_predictions)  # of the last cells
 open_tokenizer = cache(lambda path: Tokenizer.from_file(str(path)))
 Record = TypeVar("Record", IndexRecord, RunRecord)
@@ -105,7 +107,13 @@ class Planner:
         if path.exists():
             return _read_documents(path, path.stat().st_mtime_ns)
         largest = max(self.experiment.contexts[context] for context in self.experiment.profile.contexts)
-        return Documents.even(largest, self._document_tokens(corpus))
+        return Documents.even(self._corpus_tokens(corpus, largest), self._document_tokens(corpus))
+
+    def _corpus_tokens(self, corpus: str, context_tokens: int) -> int:
+        """Tokens of a context that is not prepared; a set's own memory has what was published, or is asked for."""
+        params = self.experiment.corpora[corpus].params
+        published = _published_sets().get(params.get("set"), {}).get("tokens") or context_tokens
+        return min(context_tokens, params.get("max_tokens", published))
 
     def _document_tokens(self, corpus: str) -> int:
         return int(self.experiment.corpora[corpus].params.get("document_tokens", DOCUMENT_TOKENS))
@@ -121,6 +129,7 @@ class Planner:
         profile, spec = self.experiment.profile, self.experiment.tasks[task]
         questions = min(profile.tasks[task], self.experiment.systems[system].max_questions or profile.tasks[task])
         size, document_tokens = self.experiment.contexts[context], self._document_tokens(spec.corpus)
+        size = self._corpus_tokens(spec.corpus, size) if spec.role == "qa" else size
         found = _assumed(size, questions, spec.params, document_tokens)
         tail, view = self.documents(spec.corpus), self.paths.prepared(task, context) / "view.json"
         if view.exists() and self.paths.corpus(spec.corpus).exists():
@@ -238,6 +247,12 @@ def _assumed(context_tokens: int, questions: int, params: dict[str, Any], docume
 
 
 @cache
+def _published_sets() -> dict[str, Any]:
+    """The sets of tasks/qa/sets.yaml; nothing is imported from there."""
+    return read_yaml(SETS)
+
+
+@cache
 def _read_documents(path: Path, changed: int) -> Documents:
     """Lengths and bytes of a corpus's texts, without holding them."""
     lengths = read_arrow("corpus", path, ["doc_id", "num_tokens"])["num_tokens"].to_numpy()
@@ -326,7 +341,8 @@ def fit(ran: Sequence[Ran]) -> dict[str, float]:
     """
     from scipy.optimize import nnls
 
-    known = [item for item in ran if item.made.stages and item.seconds > 0]
+    # what is served elsewhere has seconds of its own
+    known = [item for item in ran if item.made.stages and item.seconds > 0 and not any(item.made.served_tokens)]
     flops = {stage: [] for item in known for stage, work in item.made.stages.items() if work.flops}
     for stage, column in flops.items():
         column += [item.made.stages[stage].flops if stage in item.made.stages else 0.0 for item in known]

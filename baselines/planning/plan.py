@@ -21,6 +21,7 @@ from typing import Any
 from baselines.base import Estimate, load_plugin
 from baselines.planning.cost import Planner, Ran, Verdict, fit, what_ran
 from baselines.planning.hardware import HERE, Hardware, matmul_tflops, read_hardware, this_machine
+from baselines.planning.judges import PlannedJudge, judging, price
 from msa.model import cost
 from msa.model.cost import Documents, Storage
 from msa_base.command import experiment_parser, open_experiment
@@ -50,6 +51,8 @@ class PlanRow:
     parts: dict[str, float]
     machines: dict[str, Verdict]
     source: str
+    served_tokens: tuple[float, float] = (0.0, 0.0)  # read and written elsewhere
+    dollars: float | None = None  # for them; None where the entry names no price
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Plan:
     rows: list[PlanRow]
     published: list[dict[str, Any]]
     measured: list[Comparison]
+    judges: list[PlannedJudge]
 
 
 def main() -> None:
@@ -114,6 +118,7 @@ def make_plan(planner: Planner, machines: dict[str, Hardware]) -> Plan:
         list(rows(planner, machines)),
         published(planner, machines),
         compare(planner, here, ran),
+        [judging(planner, judge) for judge in planner.experiment.profile.judges],
     )
 
 
@@ -152,6 +157,8 @@ def rows(planner: Planner, machines: dict[str, Hardware]) -> Iterator[PlanRow]:
             made = {dtype: [planner.cell(system, work, dtype) for work in asked] * seeds for dtype in dtypes}
             questions, source = sum(work.questions for work in asked), ", ".join(sorted({w.source for w in asked}))
             found = row(machines, planner, system, context, questions * seeds, made, source)
+            if model := experiment.systems[system].model:
+                found = replace(found, dollars=price(experiment.models[model].params, *found.served_tokens))
             for name, built in index.machines.items() if index else ():
                 if built.status != "ok" and found.machines[name].status == "ok":
                     refused = {"status": built.status, "reason": f"{index.name}: {built.reason}", "seconds": None}
@@ -169,7 +176,8 @@ def row(
         parts[part.name] = max(parts.get(part.name, 0), part.bytes)
     flops = None if any(cell.flops is None for cell in cells) else sum(cell.flops for cell in cells)
     judged = {key: joint([planner.judge(cell, at) for cell in made[at.dtype]]) for key, at in machines.items()}
-    return PlanRow(name, size, questions, flops, parts, judged, source)
+    served = sum(cell.served_tokens[0] for cell in cells), sum(cell.served_tokens[1] for cell in cells)
+    return PlanRow(name, size, questions, flops, parts, judged, source, served)
 
 
 def joint(each: list[Verdict]) -> Verdict:
@@ -242,6 +250,8 @@ def _compare_row(planner: Planner, here: Hardware, items: list[Ran]) -> Iterator
     if first.record:
         memory = max(item.record.peak_host_bytes for item in items)
         yield Comparison(f"{kind}, peak memory", row, max(verdict.resident_bytes for verdict in verdicts), memory)
+    if any(any(item.made.served_tokens) for item in items):
+        return
     planned = sum(planner.seconds(item.made, here) for item in items)
     unit = "seconds of a thread" if is_index else "seconds"
     yield Comparison(f"{kind}, {unit}", row, planned, sum(item.seconds for item in items))
@@ -257,14 +267,21 @@ def lines(made: Plan, shown: str) -> Iterator[str]:
         held = f"{size}host {at.host_gb:,.0f} GB, disk {at.disk_gb:,.0f} GB"
         yield f"  {name:14s} {at.title}: {held}; {rate} ({at.source})"
     size = ["what", "memory or size", "questions", "device GB", "host GB", "disk GB", "FLOPs"]
-    head = [*size, *(f"h {name}" for name in made.machines), "source"]
+    head = [*size, *(f"h {name}" for name in made.machines), "served", "dollars", "source"]
     body = [row_cells(run, shown) for run in merged(made.rows, shown)]
     # what is refused or not estimated on a machine counts nothing there
     sums = {name: sum(row.machines[name].seconds or 0.0 for row in made.rows) for name in made.machines}
-    total = ["in all that fits", *[""] * 6, *(hours(seconds / 3600) for seconds in sums.values()), ""]
+    total = [
+        "in all that fits",
+        *[""] * 6,
+        *(hours(seconds / 3600) for seconds in sums.values()),
+        *asked(made.rows),
+        "",
+    ]
     yield from ("", *table([head, *body, total]))
     yield from (f"  {line}" for line in refusals(made.rows))
     yield f"  Bytes: the largest cell's on {shown}, of each device. Source: own runs, prepared data or assumed tokens."
+    yield from (f"  {judge.words}" for judge in made.judges)
     yield from ["", "Published figures, by formula"] if made.published else []
     for line in made.published:
         beside = "" if line["published"] is None else f"published: {line['published']:g} {line['unit']}"
@@ -294,7 +311,9 @@ def merged(found: list[PlanRow], shown: str) -> list[list[PlanRow]]:
 def alike(one: PlanRow, other: PlanRow, shown: str) -> bool:
     """Whether two rows are of one system with equal statuses, no figure off by more than a third."""
     names = ((row.name, row.source, row.questions, [v.status for v in row.machines.values()]) for row in (one, other))
-    figures = ([row.flops, *(getattr(row.machines[shown], key) for key in BYTES)] for row in (one, other))
+    figures = (
+        [row.flops, *row.served_tokens, *(getattr(row.machines[shown], key) for key in BYTES)] for row in (one, other)
+    )
     pairs = zip(*figures, strict=True)
     return eq(*names) and all(a == b if None in (a, b) else abs(a - b) <= max(a, b) / 3 for a, b in pairs)
 
@@ -306,7 +325,16 @@ def row_cells(run: list[PlanRow], shown: str) -> list[str]:
     flops = "not estimated" if last.flops is None else number(last.flops)
     verdicts = last.machines.values()
     took = [item.status if item.status != "ok" else hours(item.seconds and item.seconds / 3600) for item in verdicts]
-    return [last.name, size, str(last.questions or ""), *held, flops, *took, last.source]
+    return [last.name, size, str(last.questions or ""), *held, flops, *took, *asked(run), last.source]
+
+
+def asked(found: Iterable[PlanRow]) -> list[str]:
+    """Tokens that are served for some lines, and their dollars; of the lines with a price alone."""
+    found = [row for row in found if row.served_tokens[0]]
+    if not found:
+        return ["", ""]
+    prices = [row.dollars for row in found if row.dollars is not None]
+    return [number(sum(sum(row.served_tokens) for row in found)), f"{sum(prices):,.2f}" if prices else "no price"]
 
 
 def refusals(found: Iterable[PlanRow]) -> Iterator[str]:
