@@ -26,7 +26,7 @@ from baselines.base import (
     params_of,
     pop_usage,
 )
-from baselines.parts.cost import reading_ranked, texts, weights
+from baselines.parts.cost import KERNELS, reading_ranked, texts, weights
 from baselines.parts.embedded import EMBEDDINGS, EmbeddedCorpus
 from baselines.parts.models import open_embedder
 from baselines.parts.reading import RagParams
@@ -203,6 +203,7 @@ def estimate_index(spec: IndexSpec, config: ModelConfig | None, documents: Docum
         MemoryPart("embeddings", vectors, "disk"),
         MemoryPart("embeddings, being made", vectors, "host"),
         texts(documents),
+        KERNELS,
     )
     mean = documents.tokens / max(1, len(documents))
     return Estimate(parts, {"embed": cost.read_cost(config, mean) * len(documents)})

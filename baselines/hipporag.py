@@ -34,7 +34,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from baselines.base import Estimate, PlannedCell, Resources, params_of
+from baselines.base import Estimate, MemoryPart, PlannedCell, Resources, params_of
 from baselines.parts.cost import READER_BATCH_TOKENS, reading, reading_ranked
 from baselines.parts.embedded import EmbeddedCorpus
 from baselines.parts.extraction import (
@@ -68,6 +68,7 @@ from msa_base.validate import MANY, Count, Positive, Whole, build
 NEEDS = ("model", "index")
 ScoredFact = tuple[Triple, float]
 FILTER_TOKENS = 512
+LIBRARIES_BYTES, PASSAGE_BYTES = 0.1e9, 10_000  # of the graph: libraries and, a passage, its names (measured)
 EXTRACTION_PROMPT_TOKENS, EXTRACTED_TOKENS = 200, 150  # assumed of a call for a plan: beside the passage, written
 CLOSE = 0.0  # likeness from which a fact that a model wrote down is one of those it was given: the nearest, however far
 FILTER_PROMPT = """Which of the facts help to answer the question? Keep those alone, none if none helps, four at most.
@@ -258,6 +259,8 @@ def estimate_cell(cell: PlannedCell) -> Estimate:
     calls = (2 * passages if params.extractor == "model" else 0) + (
         work.questions if params.fact_filter == "model" else 0
     )
+    graph = MemoryPart("graph", LIBRARIES_BYTES + PASSAGE_BYTES * passages, "host")
+    read = replace(read, parts=(*read.parts, graph) if read.parts else ())
     if not calls:
         return read
     asked = replace(cell, work=replace(work, questions=calls, answer_tokens=EXTRACTED_TOKENS))

@@ -24,7 +24,7 @@ from baselines.base import (
     System,
     params_of,
 )
-from baselines.parts.cost import CACHE_COPIES, TEMPLATE_TOKENS, texts, weights
+from baselines.parts.cost import CACHE_COPIES, KERNELS, TEMPLATE_TOKENS, texts, weights
 from msa.checkpoints import read
 from msa.generation.generate import Interleave, Limits, Trace
 from msa.memory import sharded
@@ -327,6 +327,7 @@ def estimate_index(spec: IndexSpec, config: ModelConfig | None, documents: Docum
         MemoryPart("segment, being made", segment, "host"),
         MemoryPart("work", cost.activation_bytes(config, stored.batch_tokens, dtype), "device"),
         texts(documents),
+        KERNELS,
     )
     return Estimate(parts, {encoding(stored.precision): cost.encode_cost(config, documents)})
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from baselines.base import Estimate, MemoryPart, PlannedCell, Resources, params_of
-from baselines.parts.cost import reading_documents, weights
+from baselines.parts.cost import KERNELS, reading_documents, weights
 from baselines.parts.models import open_reranker
 from baselines.parts.reading import RagParams
 from baselines.parts.retrieval import Ranked, RetrievalSystem, Retriever, StageParams, open_stage
@@ -103,7 +103,12 @@ def estimate_cell(cell: PlannedCell) -> Estimate:
     tokens = work.document_tokens + work.question_tokens
     pair = cost.read_cost(reranker, tokens, logits=work.question_tokens)
     logits = PAIR_BATCH_TOKENS * work.question_tokens / tokens * reranker.vocab_size * LOGIT_BYTES
-    parts = (*read.parts, weights(reranker, cell.dtype, "reranker"), MemoryPart("pair logits", logits, "device"))
+    parts = (
+        *read.parts,
+        weights(reranker, cell.dtype, "reranker"),
+        MemoryPart("pair logits", logits, "device"),
+        KERNELS,
+    )
     return replace(read, parts=parts, stages=(read.stages or {}) | {"rerank": pair * (work.questions * pairs)})
 
 

@@ -19,6 +19,9 @@ TEMPLATE_TOKENS = 5  # head and tail around a question
 CACHE_COPIES = 2  # a session of some rows copies the cache of the whole one
 READER_BATCH_TOKENS = 16384  # padded prompt tokens that the common reader reads at once (msa.generation.reader)
 
+# kernels and buffers that oneDNN keeps, one of each shape that it met in bfloat16 (measured, docs/LOG.md)
+KERNELS = MemoryPart("kernels", 0.2e9, "host")
+
 
 def weights(config: ModelConfig, dtype: str, name: str = "weights") -> MemoryPart:
     """A model's weights, whole on every device."""

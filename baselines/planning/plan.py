@@ -28,6 +28,7 @@ from msa_base.command import experiment_parser, open_experiment
 from msa_base.errors import run_command
 from msa_base.load import describe, load
 from msa_base.paths import Paths
+from msa_base.tables import read_json
 from msa_base.validate import check_known
 
 BYTES = ("device_bytes", "host_bytes", "disk_bytes", "resident_bytes")
@@ -226,7 +227,9 @@ def compare(planner: Planner, here: Hardware, ran: list[Ran]) -> list[Comparison
         files, config = list(planner.paths.model(name).glob("*.safetensors")), planner.config(name)
         if files and config is not None:
             size = sum(path.stat().st_size for path in files)
-            found.append(Comparison("weights, bytes on disk", name, cost.weight_bytes(config, "float32"), size))
+            stated = planner.paths.model(name) / "config.json"
+            stored = read_json(stated).get("torch_dtype", "float32") if stated.exists() else "float32"
+            found.append(Comparison("weights, bytes on disk", name, cost.weight_bytes(config, stored), size))
     return sorted(found, key=BY_KIND)
 
 
