@@ -17,6 +17,7 @@ from pathlib import Path
 
 from msa_base.command import experiment_parser
 from msa_base.errors import UserError, run_command
+from msa_base.kinds import kinds_of
 from msa_base.load import Experiment, load
 from msa_base.paths import Paths
 from msa_base.validate import check_known
@@ -120,6 +121,8 @@ def _check_paper_tables(opened: Callable[[str, str], Evidence], systems: set[str
     for name, table in read_tables().items():
         where, first = f"{tables.TABLES}: {name}", opened("tiny", "").experiment
         check_known(table.families, families, f"{where}: families", reference.LEDGER)
+        named = [table.timings] if table.timings else []
+        check_known(named, kinds_of("msa"), f"{where}: timings", "msa/bench")
         for standing in table.profiles.values():
             for profile in standing:
                 opened(profile, f"{where}: profiles")

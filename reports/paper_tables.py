@@ -23,7 +23,7 @@ from msa_base.load import load
 from msa_base.paths import Paths
 from msa_base.tables import whole_file
 from msa_base.validate import check_known
-from reports import claims, sources
+from reports import claims, sources, training_time
 from reports.build import environment
 from reports.evidence import Evidence
 from reports.figures import look
@@ -94,6 +94,12 @@ class MeasuredTable:
         names = "claim", "title", "published", "measured", "unit", "n", "level", "verdict", "needed", "where"
         return claims.table(found).only(*names)
 
+    @cached_property
+    def timed(self) -> list[Table]:
+        """What was timed here, where the table is of timings."""
+        frame = training_time.read(timings(self.evidence.paths)) if self.spec.timings else None
+        return [] if frame is None else [training_time.table(frame)]
+
     def _place(self, place: str) -> str:
         return self.evidence.title(place) if place in self.evidence.experiment.tasks else place
 
@@ -118,6 +124,9 @@ class MeasuredTable:
         found = [(self.table, own)]
         if self.claims.rows:
             found.append((self.claims, [row.fields for row in linked_rows(self.claims, self.evidence, self.reference)]))
+        for table in self.timed:
+            rows = [zip(table.columns, values, strict=True) for values in table.rows]
+            found.append((table, [[cell for it, value in row for cell in fields(it, value, [])] for row in rows]))
         return found
 
     def write(self) -> list[Path]:
@@ -144,6 +153,8 @@ class MeasuredTable:
         lines = [self.spec.title, self.note, "", *self.table.text()]
         if self.claims.rows:
             lines += ["", "Claims of the ledger", *self.claims.only(*claim_columns(self.claims)).text()]
+        for table in self.timed:
+            lines += ["", table.title, *table.text()]
         return "\n".join(lines)
 
 
@@ -159,6 +170,8 @@ def run(chosen: argparse.Namespace, spec: PaperTable, profile: str) -> None:
     systems = systems_of(spec, evidence, read_reference(systems=evidence.systems))
     tasks = tasks_of(spec.measure(profile), evidence)
     targets = [str(evidence.paths.task(system, task) / "scores.json") for system in systems for task in tasks]
+    if spec.timings:
+        _start([spec.timings, "--out", str(timings(evidence.paths))])
     if not targets:
         return
     places = ["--profile", profile, "--results", str(chosen.results), "--configs", str(chosen.configs)]
@@ -167,6 +180,11 @@ def run(chosen: argparse.Namespace, spec: PaperTable, profile: str) -> None:
     for command in ([check] for check in CHECKS):
         _start([*command, *places])
     _start([*workflow, *places])
+
+
+def timings(paths: Paths) -> Path:
+    """Where a table's timings are kept."""
+    return paths.root / "_tables" / "training-time.csv"
 
 
 def _start(command: Sequence[str]) -> None:

@@ -38,6 +38,7 @@ class PaperTable:
     miniature: Measure = field(default_factory=Measure)
     profiles: dict[Name, Names] = field(default_factory=dict)
     families: Names = field(default_factory=list)
+    timings: Text | None = None  # a module that measures them and writes a CSV
 
     def __post_init__(self) -> None:
         for line in self.systems:

@@ -1,0 +1,46 @@
+"""Training time against context as it was measured here: means and exponents with intervals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from msa_base.errors import UserError
+from reports.statistics import Interval, mean_interval, slope_interval
+from reports.tables.table import Column, IntervalColumn, Table, figure, plain
+
+TITLES = {"msa": "MSA", "full_attention": "Full attention"}
+EXPONENT = "exponent of the context"
+NEEDED = ("system", "context_tokens", "seconds", "processor", "threads", "parameters")
+
+
+def read(path: Path) -> pd.DataFrame | None:
+    """The timings, None where there are none; a UserError where a column is missing."""
+    if not path.exists():
+        return None
+    frame = pd.read_csv(path)
+    if lacking := [name for name in NEEDED if name not in frame.columns]:
+        raise UserError(f"{path}: column {lacking[0]} is missing; delete the file and measure again")
+    return frame
+
+
+def table(frame: pd.DataFrame) -> Table:
+    """A row a system and context, then the exponents: least squares of log seconds on log tokens."""
+    columns = [
+        *plain(title="System", place="Where"),
+        IntervalColumn("measured", "Seconds of a step, or exponent", figure),
+        Column("n", "n"),
+    ]
+    rows, slopes = [], []
+    for system, own in frame.groupby("system", sort=False):
+        title = TITLES.get(system, system)
+        for context, some in own.groupby("context_tokens"):
+            rows.append((title, f"{context:,} tokens", mean_interval(some["seconds"].to_list()), len(some)))
+        if own["context_tokens"].nunique() > 2:
+            slope: Interval = slope_interval(own["context_tokens"].to_list(), own["seconds"].to_list())
+            slopes.append((title, EXPONENT, slope, slope.n))
+    size, threads = frame["parameters"].max(), frame["threads"].max()
+    where = ", ".join(sorted(set(frame["processor"])))
+    title = f"Measured here: a model of {size / 1e6:.1f}M parameters, {threads} threads, {where}"
+    return Table("training-time", title, columns, [*rows, *slopes], frame)
