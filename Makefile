@@ -4,9 +4,9 @@
 # smoke            the whole pipeline in about two minutes: every stage once, at 16K, with models of a few steps
 #                  SYSTEMS: all, unless some are named                  make smoke SYSTEMS=rag_bm25
 # tune             the rivals' settings on the tuning split; the report shows what it found
-# plan             what `reproduce` would need: bytes, FLOPs, hours, what cannot fit      make plan PROFILE=paper
+# plan             what `reproduce` and the tables would need: bytes, hours, dollars      make plan PROFILE=paper
 # table-2          the paper's table: its cells alone, beside what was published; table-3, table-4, figure-1, figure-4
-#                  and figure-training-time too      make table-2 PROFILE=paper
+#                  and figure-training-time too      make table-2 PROFILE=paper, or paper_rehearsal on two cores
 # bench            routing and the engine here, against what could be used instead; about ten minutes
 # load             many clients ask while the memory is edited, each answer checked      make load PROFILE=tiny SYSTEMS=msa,rag_bm25
 # bench-gpu        checks every kernel on a GPU, then measures, and writes under reports/bench/

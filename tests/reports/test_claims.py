@@ -13,9 +13,11 @@ import reports.check
 from msa_base.errors import UserError
 from msa_base.load import load
 from msa_base.paths import DIRECTORY
+from reports import paper_cells
 from reports.claims import find, lacking, needed, show, verdict
 from reports.published import reference as published
 from reports.published.reference import LEDGER, Claim, Least, Measure, Side, read_reference
+from reports.published.tables import read_tables
 from reports.statistics import Interval
 from reports.tables.ledger import ledger
 
@@ -252,6 +254,24 @@ def test_the_ledger_has_every_claim_and_no_verdict_without_an_interval(evidence)
     assert (decided["n"] > 0).all() and decided["level"].str.endswith("%").all()
     assert (decided.loc[decided["verdict"] == "inconclusive", "needed"] != "").all()
     assert not table[table["verdict"] == "not measured"]["where"].eq("").any()
+
+
+def test_no_verdict_stands_on_less_than_it_needs(evidence) -> None:
+    reference = read_reference()
+    decided = [it for it in find(evidence, reference) if it.verdict not in ("inconclusive", "not measured")]
+    assert decided and not [it.name for it in decided if lacking(it.claim, it.measured, reference.least)]
+
+
+def test_a_rehearsal_gets_no_verdict(new_tree: Callable) -> None:
+    tree = new_tree(rehearsal=True, contexts=["16K"], tasks={"scaling_facts": 64}, systems=["rag_bm25", "msa"])
+    tree.prepare("scaling_facts")
+    for system, chance in (("rag_bm25", 0.1), ("msa", 0.9)):
+        tree.cell(system, "scaling_facts", "16K", chance)
+    evidence = tree.evidence()
+    reference = read_reference(systems=evidence.systems)
+    assert {it.verdict for it in find(evidence, reference)} == {"not measured"}
+    found = paper_cells.cells(read_tables()["figure-1"], evidence, reference)
+    assert {paper_cells.verdict(it, reference) for it in found if it.measured} == {"rehearsal"}
 
 
 def test_gains_of_the_ledger_are_those_of_its_sources() -> None:
