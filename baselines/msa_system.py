@@ -43,7 +43,7 @@ from msa_base.errors import UserError
 from msa_base.records import Answer, CorpusView, Document, Question
 from msa_base.specs import IndexSpec, SystemSpec
 from msa_base.tables import read_corpus
-from msa_base.validate import Count, Threads, Tokens, Weight
+from msa_base.validate import Count, Threads, Tokens, Weight, Whole
 
 NEEDS = ("model", "index")
 INDEX_NEEDS = ("model",)
@@ -61,7 +61,7 @@ class Params:
 
     max_rounds: Count = 3
     max_ids: Count = 4
-    max_fetched_tokens: Count = 512
+    max_fetched_tokens: Whole = 512  # 0: no text, the answer comes from pooled keys and values alone
     constrain_ids: bool = True
     routing_prior: Weight = 4.0
     batch: Count = 64

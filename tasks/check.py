@@ -47,8 +47,8 @@ def check(experiment: Experiment) -> None:
         check_metrics([task.metric], f"{where}: metric")
         check_metrics(task.metrics, f"{where}: metrics")
     profile = experiment.profile
-    _check_sets(profile.tokenizer, sets, f"{experiment.file}: tokenizer")
     tokenizer_spec(profile.tokenizer, f"{experiment.file}: tokenizer")
+    _check_sets(profile.tokenizer, sets, f"{experiment.file}: tokenizer")
     where = f"{experiment.file}: samples"
     asked = {name: _check_samples(entry, sets, f"{where}: {name}") for name, entry in profile.samples.items()}
     for name in profile.models:

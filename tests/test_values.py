@@ -76,7 +76,10 @@ RIGHT: list[tuple[str, Callable[[Any], bool]]] = [
     (r"configs/judges\.yaml: [^/]+/body(/.*)?", is_anything),
     (r"configs/models\.yaml: [^/]+/params/model_kwargs/.*", is_anything),
     (r".*: [^/]+/params/model_kwargs", lambda value: isinstance(value, dict)),
-    (r"configs/(models|judges)\.yaml: .*/(api_key_env|input_usd|output_usd|revision|answer_weight)", is_nothing),
+    (
+        r"configs/(models|judges)\.yaml: .*/(api_key_env|input_usd|output_usd|revision|answer_weight|serve|shape)",
+        is_nothing,
+    ),
     (r"configs/models\.yaml: msa_4b/params/router", is_nothing),
     (r"configs/models\.yaml: .*/(decay_share|final_share|matrix_weight_decay|answer_share|routing_dropout)", is_zero),
     (r"configs/models\.yaml: .*/(\w+_weight|answer_shares/\w+|temperature|top_p|\w+put_usd|routed_layers/0)", is_zero),
@@ -85,7 +88,7 @@ RIGHT: list[tuple[str, Callable[[Any], bool]]] = [
     (r"configs/profiles/.*: (data|hardware|published|extends|limits/\w+)", is_nothing),
     (r"configs/profiles/.*: samples/\w+/(\w+_share|tasks_per_bank|seed)", is_zero),
     (r"configs/profiles/.*: seeds/\d+", is_zero),
-    (r"configs/profiles/.*: (judges|main|indexes)", lambda value: value == []),
+    (r"configs/profiles/.*: (judges|main|indexes|corpora)", lambda value: value == []),
     (r"configs/systems\.yaml: systems/[^/]+/(max_questions|reranker)", is_nothing),
     (r"configs/systems\.yaml: .*/(b|nearness|constant|synonym_threshold|seed)(/\d+)?", is_zero),
     (r"configs/tasks\.yaml: corpora/[^/]+/params/max_tokens", is_nothing),
@@ -93,7 +96,7 @@ RIGHT: list[tuple[str, Callable[[Any], bool]]] = [
     (r"reports/published/.*/(published|above|at_most|at_least)", is_figure),
     (r"reports/published/reference\.yaml: .*/(series|rows)/[^/]+/\d+", is_zero),
     (r"reports/published/reference\.yaml: .*/(series|rows|training_s)/[^/]+", lambda value: isinstance(value, list)),
-    (r"reports/published/tables\.yaml: [^/]+/systems/\d+/system", is_nothing),
+    (r"reports/published/tables\.yaml: [^/]+/(systems/\d+/system|timings|(exact|miniature)/role)", is_nothing),
     (r"tasks/qa/sets\.yaml: .*/(sha256|revision|tokens|language)", is_nothing),
 ]
 

@@ -41,6 +41,9 @@ class PaperTable:
     timings: Text | None = None  # a module that measures them and writes a CSV
 
     def __post_init__(self) -> None:
+        titles = [line.title for line in self.systems]
+        if twice := [title for title in titles if titles.count(title) > 1]:
+            raise Wrong(f"systems: '{twice[0]}' is there twice; name it once")
         for line in self.systems:
             if len(line.values) > len(self.places):
                 raise Wrong(f"systems: {line.title}: has more values than there are places ({len(self.places)})")
