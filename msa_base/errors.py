@@ -37,6 +37,7 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _WORDS = {"No space left on device": errno.ENOSPC, "File too large": errno.EFBIG}
 _NO_MEMORY = re.compile(
     r"(can't|[Cc]annot) allocate memory|out of memory|not enough memory|bad_alloc|failed to map segment"
+    r"|Failed to launch worker thread|can't start new thread"  # the stack of a thread is memory
 )
 
 
@@ -112,5 +113,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the host or of a device."""
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
-    says_so = isinstance(error, RuntimeError | OSError | ImportError) and _NO_MEMORY.search(str(error)) is not None
-    return isinstance(error, MemoryError) or says_so
+    of_machine = isinstance(error, RuntimeError | OSError | ImportError) or type(error).__module__ == "pyarrow.lib"
+    return isinstance(error, MemoryError) or (of_machine and _NO_MEMORY.search(str(error)) is not None)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from msa_base.errors import UserError
+from msa_base.errors import UserError, is_out_of_memory
 from msa_base.json_lines import unique_keys
 from msa_base.records import Answer, CorpusView, Document, Overlay, Question
 
@@ -117,6 +117,8 @@ def _reading(path: Path | str, kind: str, mend: str = AGAIN) -> Iterator[None]:
     except FileNotFoundError:
         raise UserError(f"{path}: {MISSING}") from None
     except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
+        if is_out_of_memory(error):
+            raise  # it says nothing about the file
         raise UserError(f"{path}: not {kind} ({error}); {mend}") from None
 
 
@@ -141,7 +143,8 @@ def read_arrow(name: str, path: Path | str, columns: list[str] | None = None, me
         found = pq.read_schema(path)
         alike = found.names == wanted.names and all(map(_alike, found.types, wanted.types))
         if alike:
-            table = pq.read_table(path, columns=columns)
+            with pq.ParquetFile(path) as file:  # one thread: where no other can be started, Arrow waits for ever
+                table = file.read(columns=columns, use_threads=False)
             table.validate(full=True)  # of a foreign file its text may be no UTF-8
             table = table.cast(pa.schema([wanted.field(column) for column in table.column_names]))
     if not alike:

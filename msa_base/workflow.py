@@ -23,7 +23,7 @@ from typing import IO
 
 from msa_base import lock, progress
 from msa_base.command import experiment_parser, open_experiment
-from msa_base.errors import AGAIN, NO_SPACE, UserError, run_command
+from msa_base.errors import AGAIN, NO_SPACE, UserError, refusal, run_command
 from msa_base.load import describe, load
 from msa_base.mirroring import Follower, mode
 from msa_base.options import add_number
@@ -132,10 +132,11 @@ def run_snakemake(chosen: Namespace, log: Path, events: Connection, others_end: 
         except Exception as error:
             api.print_exception(error)
             cause: BaseException | None = error
-            while cause and not isinstance(cause, UserError):
+            while cause:
+                if said := str(cause) if isinstance(cause, UserError) else refusal(cause):
+                    print(f"error: {said}", file=sys.stderr)
+                    break
                 cause = cause.__cause__ or cause.__context__
-            if cause:
-                print(f"error: {cause}", file=sys.stderr)
             sys.exit(1)
 
 

@@ -185,7 +185,7 @@ def test_a_small_disk_that_grows(fresh: Checkout, undisturbed: tuple) -> None:
         pytest.skip("mounting a tmpfs needs root")
     try:
         failed = set()
-        for power in range(32, 54):  # 64 KiB to 90 MiB
+        for power in range(32, 62):  # 64 KiB to 1.4 GiB
             assert mount(f"remount,size={int(2 ** (power / 2))}")
             code, output = fresh.run()
             print(f"{2 ** (power / 2) / 2**20:.2f} MiB: {code}: {output.splitlines()[-1]}", flush=True)
