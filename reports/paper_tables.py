@@ -30,7 +30,7 @@ from reports.figures import look
 from reports.paper_cells import WORDS, TableCell, cells, level_of, systems_of, tasks_of, verdict
 from reports.published.reference import Reference, read_reference
 from reports.published.tables import TABLES, PaperTable, read_tables
-from reports.tables import latex
+from reports.tables import judges, latex
 from reports.tables.linked import LinkedCell, fields
 from reports.tables.linked import linked as linked_rows
 from reports.tables.table import Column, IntervalColumn, Table, figure, plain, words
@@ -95,10 +95,12 @@ class MeasuredTable:
         return claims.table(found).only(*names)
 
     @cached_property
-    def timed(self) -> list[Table]:
-        """What was timed here, where the table is of timings."""
+    def beside(self) -> list[Table]:
+        """What was timed here, where the table is of timings; what its judges give to answers that are known."""
         frame = training_time.read(timings(self.evidence.paths)) if self.spec.timings else None
-        return [] if frame is None else [training_time.table(frame)]
+        is_judged = self.spec.measure(self.evidence.experiment.name).metric == "judge"
+        probed = judges.probe_tables(self.evidence) if is_judged else []
+        return probed if frame is None else [*probed, training_time.table(frame)]
 
     def _place(self, place: str) -> str:
         return self.evidence.title(place) if place in self.evidence.experiment.tasks else place
@@ -124,7 +126,7 @@ class MeasuredTable:
         found = [(self.table, own)]
         if self.claims.rows:
             found.append((self.claims, [row.fields for row in linked_rows(self.claims, self.evidence, self.reference)]))
-        for table in self.timed:
+        for table in self.beside:
             rows = [zip(table.columns, values, strict=True) for values in table.rows]
             found.append((table, [[cell for it, value in row for cell in fields(it, value, [])] for row in rows]))
         return found
@@ -153,7 +155,7 @@ class MeasuredTable:
         lines = [self.spec.title, self.note, "", *self.table.text()]
         if self.claims.rows:
             lines += ["", "Claims of the ledger", *self.claims.only(*claim_columns(self.claims)).text()]
-        for table in self.timed:
+        for table in self.beside:
             lines += ["", table.title, *table.text()]
         return "\n".join(lines)
 
@@ -170,6 +172,8 @@ def run(chosen: argparse.Namespace, spec: PaperTable, profile: str) -> None:
     systems = systems_of(spec, evidence, read_reference(systems=evidence.systems))
     tasks = tasks_of(spec.measure(profile), evidence)
     targets = [str(evidence.paths.task(system, task) / "scores.json") for system in systems for task in tasks]
+    if spec.measure(profile).metric == "judge" and experiment.judges:
+        targets += [str(evidence.paths.probes(task)) for task in tasks if targets]
     if spec.timings:
         _start([spec.timings, "--out", str(timings(evidence.paths))])
     if not targets:

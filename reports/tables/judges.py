@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -33,16 +34,27 @@ def tables(evidence: Evidence) -> Iterator[Table]:
         yield summary_table("judgments", "Judged answers, 0 to 5 points, beside F1", evidence, rows)
         values = [_judged(evidence, cell, metrics) for cell in judged]
         yield _agreement(judges, pd.concat(values))
-    seals = [evidence.paths.probes(task) for task in evidence.experiment.profile.tasks]
-    probed = {seal: JudgedRecord.open(seal) for seal in seals if asked and seal.exists()}
-    if probed:
-        lines = [line for seal in probed for line in seal.with_name("probes.jsonl").read_text().splitlines()]
-        yield _probes(asked, pd.DataFrame(map(json.loads, lines), columns=["judge", "probe", "value"]))
+    yield from probe_tables(evidence)
+    if probed := _probed(evidence):
         judged = [
             evidence.paths.task(*names) / "judgments.json"
             for names in product(evidence.systems, evidence.experiment.profile.tasks)
         ]
         yield _cost(asked, [*probed.values(), *(JudgedRecord.open(seal) for seal in judged if seal.exists())])
+
+
+def probe_tables(evidence: Evidence) -> list[Table]:
+    """What the judges give to answers that are known, where they were probed."""
+    lines = [line for seal in _probed(evidence) for line in seal.with_name("probes.jsonl").read_text().splitlines()]
+    rows = pd.DataFrame(map(json.loads, lines), columns=["judge", "probe", "value"])
+    return [_probes(evidence.experiment.profile.judges, rows)] if _probed(evidence) else []
+
+
+def _probed(evidence: Evidence) -> dict[Path, JudgedRecord]:
+    """The seals of the probes that are there."""
+    profile = evidence.experiment.profile
+    seals = [evidence.paths.probes(task) for task in profile.tasks if profile.judges]
+    return {seal: JudgedRecord.open(seal) for seal in seals if seal.exists()}
 
 
 def _judged(evidence: Evidence, cell: CellKey, metrics: list[str]) -> pd.DataFrame:
