@@ -12,7 +12,7 @@ from reports.tables.table import Column, IntervalColumn, Table, figure, plain
 
 TITLES = {"msa": "MSA", "full_attention": "Full attention"}
 EXPONENT = "exponent of the context"
-NEEDED = ("system", "context_tokens", "seconds", "processor", "threads", "parameters")
+NEEDED = ("system", "context_tokens", "processor_seconds", "processor", "threads", "parameters")
 
 
 def read(path: Path) -> pd.DataFrame | None:
@@ -26,19 +26,19 @@ def read(path: Path) -> pd.DataFrame | None:
 
 
 def table(frame: pd.DataFrame) -> Table:
-    """A row a system and context, then the exponents: least squares of log seconds on log tokens."""
+    """A row a system and context, then the exponents: least squares of log processor seconds on log tokens."""
     columns = [
         *plain(title="System", place="Where"),
-        IntervalColumn("measured", "Seconds of a step, or exponent", figure),
+        IntervalColumn("measured", "Processor seconds of a step, or exponent", figure),
         Column("n", "n"),
     ]
     rows, slopes = [], []
     for system, own in frame.groupby("system", sort=False):
         title = TITLES.get(system, system)
         for context, some in own.groupby("context_tokens"):
-            rows.append((title, f"{context:,} tokens", mean_interval(some["seconds"].to_list()), len(some)))
+            rows.append((title, f"{context:,} tokens", mean_interval(some["processor_seconds"].to_list()), len(some)))
         if own["context_tokens"].nunique() > 2:
-            slope: Interval = slope_interval(own["context_tokens"].to_list(), own["seconds"].to_list())
+            slope: Interval = slope_interval(own["context_tokens"].to_list(), own["processor_seconds"].to_list())
             slopes.append((title, EXPONENT, slope, slope.n))
     size, threads = frame["parameters"].max(), frame["threads"].max()
     where = ", ".join(sorted(set(frame["processor"])))
