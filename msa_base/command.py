@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from msa_base.load import Experiment, load
-from msa_base.options import add_threads
+from msa_base.options import add_threads, given_path
 from msa_base.paths import DIRECTORY, Paths
 
 
@@ -19,9 +19,15 @@ def experiment_parser(description: str | None, threads: int | None = None, **nam
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", default="tiny", help="a file of configs/profiles (default: tiny)")
-    parser.add_argument("--results", default=Path("results"), type=Path, help="where results stand (default: results)")
-    parser.add_argument("--configs", default=DIRECTORY, type=Path, help="the configuration directory")
-    parser.add_argument("--data", help="directory of fetched sets and novels (default: the profile's `data`)")
+    parser.add_argument(
+        "--results", default=Path("results"), type=given_path, help="where results stand (default: results)"
+    )
+    parser.add_argument("--configs", default=DIRECTORY, type=given_path, help="the configuration directory")
+    parser.add_argument(
+        "--data",
+        type=lambda text: str(given_path(text)),
+        help="directory of fetched sets and novels (default: the profile's `data`)",
+    )
     if threads is not None:
         add_threads(parser, threads, f"CPU threads (default: {threads})", least=min(1, threads))
     for name, meaning in names.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from msa_base.errors import UserError
 
@@ -35,3 +36,14 @@ def add_number(
 
 def add_threads(parser: argparse.ArgumentParser, default: int | None, told: str, least: int = 1) -> None:
     add_number(parser, "--threads", default, told, least, most=1024)
+
+
+def given_path(text: str) -> Path:
+    """The type of an option that names a file or a directory: an empty one would silently mean the current directory.
+
+    Raises:
+        UserError: it is empty, as an unset variable of a shell leaves it.
+    """
+    if not text.strip():
+        raise UserError("an option or argument names an empty path (is a variable of the shell unset?); name a path")
+    return Path(text)

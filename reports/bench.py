@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from msa_base.errors import UserError, run_command
+from msa_base.options import given_path
 from msa_base.tables import read_json, whole_file
 from reports.figures import look
 from reports.tables.table import Column, Table, bytes_text, plain, seconds_text
@@ -123,7 +124,7 @@ def roofline(frame: pd.DataFrame) -> Figure | None:
 def main() -> None:
     """Draw the roofline and write the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("directory", type=Path, nargs="?", default="results/bench", help="where routing.csv lies")
+    parser.add_argument("directory", type=given_path, nargs="?", default="results/bench", help="where routing.csv lies")
     directory = parser.parse_args().directory
     frame = read(directory)
     if frame is None:

@@ -281,7 +281,7 @@ def main() -> None:
     parser = experiment_parser(__doc__)
     parser.add_argument("--print", action="store_true", dest="printed", help="print the one-screen summary as well")
     arguments = parser.parse_args()
-    evidence = Evidence.read(arguments.profile, arguments.results, arguments.configs)
+    evidence = Evidence.named(arguments)
     summary = build(evidence)
     print(summary if arguments.printed else evidence.paths.report / "index.html")
 

@@ -298,7 +298,7 @@ def percent(level: float | None) -> str:
 def main() -> None:
     """Print the findings of one profile."""
     arguments = experiment_parser(__doc__).parse_args()
-    evidence = Evidence.read(arguments.profile, arguments.results, arguments.configs)
+    evidence = Evidence.named(arguments)
     for finding in find(evidence, read_reference(systems=evidence.experiment.profile.systems)):
         claim = finding.claim
         text = show(finding.measured, claim.unit) + f", {finding.where}" if finding.measured else finding.remark

@@ -24,6 +24,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from msa_base.command import experiment_parser
 from msa_base.errors import UserError, run_command
+from msa_base.options import given_path
 from msa_base.records import Answer, without_costs
 from msa_base.seal import MadeFrom
 from msa_base.stage_records import RunRecord
@@ -339,9 +340,9 @@ def _made(first: RunRecord, second: RunRecord) -> Iterator[tuple[str, str]]:
 def main() -> int:
     """Print the comparison and write its page; with ``--identical`` 1 where the sides differ or nothing is there."""
     parser = experiment_parser(__doc__)
-    parser.add_argument("first", type=Path, help="a results directory")
-    parser.add_argument("second", type=Path, help="another one")
-    parser.add_argument("--output", type=Path, help="folder of the page (default: RESULTS/comparison)")
+    parser.add_argument("first", type=given_path, help="a results directory")
+    parser.add_argument("second", type=given_path, help="another one")
+    parser.add_argument("--output", type=given_path, help="folder of the page (default: RESULTS/comparison)")
     parser.add_argument("--identical", action="store_true", help="exit 1 where any answer differs; write nothing")
     chosen = parser.parse_args()
     found = TwoRuns.read(chosen.first, chosen.second, chosen.profile, chosen.configs)

@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
 from msa_base.errors import run_command
+from msa_base.options import given_path
 from reports.statistics import Interval, Z, difference, macro_interval, mean_interval, ratio, slope_interval
 from reports.tables.table import Column, Table, plain
 
@@ -340,7 +340,7 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=1000, help="of each case and loss (default: 1000)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="questions (default: 16 32 128 512)")
     parser.add_argument("--statistics", nargs="+", choices=STATISTICS, default=STATISTICS, help="default: all")
-    parser.add_argument("--output", type=Path, help="a CSV of the table")
+    parser.add_argument("--output", type=given_path, help="a CSV of the table")
     arguments = parser.parse_args()
     chosen = list(cases(arguments.statistics, arguments.sizes))
     with get_context("fork").Pool() as pool:

@@ -6,6 +6,7 @@ questions stay the unit of every interval, in the heads that they share.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -82,6 +83,14 @@ class Evidence:
     tuning: dict[str, TuningRecord] = field(default_factory=dict)
     _scores: dict[tuple[CellKey, str], pd.Series] = field(default_factory=dict)
     _heads: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def named(cls, chosen: argparse.Namespace) -> Evidence:
+        """The tree that a command's options name; a UserError where there is no such directory of results."""
+        if not chosen.results.is_dir():
+            mend = f"name another --results, or run: make reproduce PROFILE={chosen.profile}"
+            raise UserError(f"--results {chosen.results}: no such directory; {mend}")
+        return cls.read(chosen.profile, chosen.results, chosen.configs)
 
     @classmethod
     def read(cls, profile: str, results: Path | str = "results", configs: Path | str = "configs") -> Evidence:

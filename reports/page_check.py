@@ -20,6 +20,7 @@ from typing import Any
 
 from msa_base.command import experiment_parser
 from msa_base.errors import UserError, run_command
+from msa_base.options import given_path
 from msa_base.paths import Paths
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -158,7 +159,7 @@ def _violations(axe: Any, window: Any, state: str) -> Iterator[str]:
 def main() -> None:
     """Check one profile's report."""
     parser = experiment_parser(__doc__)
-    parser.add_argument("--screenshots", type=Path, help="keep a picture of every window in this directory")
+    parser.add_argument("--screenshots", type=given_path, help="keep a picture of every window in this directory")
     arguments = parser.parse_args()
     folder = Paths.of(arguments.profile, arguments.results).report
     count = 0

@@ -10,12 +10,12 @@ questions for a verdict as reports/published/ledger.yaml asks (``least``). The r
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from msa_base.errors import UserError, run_command
+from msa_base.options import given_path
 from msa_base.tables import read_json
 from reports.published.reference import read_reference
 from reports.statistics import Interval, difference, mcnemar
@@ -64,7 +64,9 @@ def verdict(found: Interval, least: int) -> str:
 def main() -> int:
     """Compare and print; exits with 1 where HippoRAG 2 is worse beyond noise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", type=Path, help="a row a question, as baselines.checks.hipporag_check writes them")
+    parser.add_argument(
+        "rows", type=given_path, help="a row a question, as baselines.checks.hipporag_check writes them"
+    )
     table = compare(read_json(parser.parse_args().rows), "hipporag", "dense")
     print("\n".join(table.text()))
     return int("worse" in set(table.frame["verdict"]))

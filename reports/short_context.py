@@ -9,12 +9,12 @@ passages (Student's t, since a loss has no upper end), and right answers over qu
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from msa_base.errors import UserError, run_command
+from msa_base.options import given_path
 from msa_base.tables import read_json
 from reports.statistics import Interval, difference, endless_difference, mcnemar
 from reports.tables.table import Column, IntervalColumn, Table, plain
@@ -44,7 +44,7 @@ def compare(found: Any) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="what msa.bench.short_context printed")
+    parser.add_argument("file", type=given_path, help="what msa.bench.short_context printed")
     file = parser.parse_args().file
     try:
         table = compare(read_json(file))

@@ -94,7 +94,7 @@ def main() -> None:
     parser = experiment_parser(__doc__)
     parser.add_argument("--name", help="directory under reports/ (default: the profile's name)")
     arguments = parser.parse_args()
-    evidence = Evidence.read(arguments.profile, arguments.results, arguments.configs)
+    evidence = Evidence.named(arguments)
     print(write(evidence, arguments.name or arguments.profile))
 
 

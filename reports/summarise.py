@@ -123,7 +123,7 @@ def _costs(measured: ContextLatency) -> dict[str, float | None]:
 def main() -> None:
     """Summarise one profile."""
     arguments = experiment_parser(__doc__).parse_args()
-    evidence = Evidence.read(arguments.profile, arguments.results, arguments.configs)
+    evidence = Evidence.named(arguments)
     rows = summarise(evidence)
     write_table("summary", map(asdict, rows), evidence.paths.summary)
     seal = evidence.paths.summary.with_suffix(".json")

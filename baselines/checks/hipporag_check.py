@@ -22,7 +22,7 @@ from baselines.drivers.index import index_over
 from baselines.parts.models import open_reader
 from baselines.parts.retrieval import Retriever
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number, add_threads
+from msa_base.options import add_number, add_threads, given_path
 from msa_base.records import Document, Question
 from msa_base.specs import IndexSpec
 from msa_base.tables import read_json, write_json
@@ -77,14 +77,18 @@ def recalls(name: str, judged: JudgedSet, ranked: dict[str, list[list[int]]]) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory with musique/ and hotpotqa/")
-    parser.add_argument("--embedder", type=Path, required=True, help="a checkpoint or sentence-transformers directory")
-    parser.add_argument("--reader", type=Path, help="a model that extracts triples and filters facts (default: rules)")
+    parser.add_argument("--data", type=given_path, required=True, help="directory with musique/ and hotpotqa/")
+    parser.add_argument(
+        "--embedder", type=given_path, required=True, help="a checkpoint or sentence-transformers directory"
+    )
+    parser.add_argument(
+        "--reader", type=given_path, help="a model that extracts triples and filters facts (default: rules)"
+    )
     parser.add_argument("--phrases", default="model", help="what compares facts: model, words or both (default: model)")
     parser.add_argument("--sets", nargs="+", choices=list(READERS), default=list(READERS), help="default: all")
     add_number(parser, "--questions", None, "a set's first questions, over its whole corpus (default: all)")
     add_threads(parser, 1, "CPU threads (default: 1)")
-    parser.add_argument("--output", type=Path, required=True, help="JSON file for the rows")
+    parser.add_argument("--output", type=given_path, required=True, help="JSON file for the rows")
     chosen = parser.parse_args()
     extractor, fact_filter = ("model", "model") if chosen.reader else ("rules", "names")
     search, rows = hipporag.GraphSearch(extractor, fact_filter, chosen.phrases), []

@@ -37,7 +37,7 @@ from baselines.drivers.provenance import computed_with
 from baselines.drivers.questions import open_cell
 from msa_base.command import experiment_parser, open_experiment
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number
+from msa_base.options import add_number, given_path
 from msa_base.records import CorpusView, Document, Question, without_costs
 from msa_base.tables import read_corpus, whole_file
 from msa_base.validate import check_known
@@ -336,7 +336,9 @@ def main() -> int:
     add_number(parser, "--questions", 10_000, "of a system with edits, and as many without (default: 10,000)")
     add_number(parser, "--questions-per-edit", 20, "an edit comes with every so many questions (default: 20)")
     add_number(parser, "--edited", 8, "documents that change (default: 8)", least=2)
-    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="directory (default: results/bench)")
+    parser.add_argument(
+        "--out", type=given_path, default=Path("results/bench"), help="directory (default: results/bench)"
+    )
     chosen = parser.parse_args()
     if min(chosen.clients) < 1 or max(chosen.clients) > 1024:
         raise UserError("--clients: give numbers from 1 to 1,024, such as 1 4 16")

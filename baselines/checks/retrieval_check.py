@@ -29,7 +29,7 @@ from baselines.drivers.index import index_over
 from baselines.parts.models import REFERENCE, open_embedder
 from baselines.parts.retrieval import Retriever
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number
+from msa_base.options import add_number, given_path
 from msa_base.records import CorpusView, Document, Question
 from msa_base.specs import IndexSpec
 from msa_base.tables import read_json, write_json
@@ -183,13 +183,13 @@ def model_directory(path: Path, folder: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory with msmarco/ and hotpotqa/")
-    parser.add_argument("--embedder", type=Path, help="a checkpoint, or a sentence-transformers directory")
+    parser.add_argument("--data", type=given_path, required=True, help="directory with msmarco/ and hotpotqa/")
+    parser.add_argument("--embedder", type=given_path, help="a checkpoint, or a sentence-transformers directory")
     structures = get_args(dense.Structure)
     parser.add_argument("--structure", choices=structures, default="flat", help="of the dense index (default: flat)")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS), help="default: all")
     add_number(parser, "--questions", None, "only the first questions and their passages (default: all)")
-    parser.add_argument("--output", type=Path, help="write the rows to this JSON file too")
+    parser.add_argument("--output", type=given_path, help="write the rows to this JSON file too")
     chosen = parser.parse_args()
     rows = []
     with TemporaryDirectory() as folder:

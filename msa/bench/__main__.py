@@ -29,7 +29,7 @@ from msa.bench import engine, gpu
 from msa.bench.measure import COLUMNS, BenchCase, grid, in_process
 from msa.ops import check, dispatch
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number, add_threads
+from msa_base.options import add_number, add_threads, given_path
 from msa_base.tables import whole_file, write_json
 
 SHARE = 0.5  # of free memory
@@ -110,9 +110,9 @@ def main() -> int:
     cores = psutil.cpu_count(logical=False) or 1
     add_threads(parser, cores, "CPU threads (default: every core)")
     model, bank = Path("results/tiny/_models/msa"), Path("results/tiny/_indexes/bank/facts")
-    parser.add_argument("--model", type=Path, default=model, help="trained model of the engine's rows")
-    parser.add_argument("--bank", type=Path, default=bank, help="and its bank")
-    parser.add_argument("--out", type=Path, help="directory (default: results/bench or reports/bench/HARDWARE)")
+    parser.add_argument("--model", type=given_path, default=model, help="trained model of the engine's rows")
+    parser.add_argument("--bank", type=given_path, default=bank, help="and its bank")
+    parser.add_argument("--out", type=given_path, help="directory (default: results/bench or reports/bench/HARDWARE)")
     chosen = parser.parse_args()
     if chosen.gpu:
         return _on_gpu(chosen)

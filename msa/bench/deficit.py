@@ -28,7 +28,7 @@ from msa.ops import dispatch
 from msa.ops.keys import Keys, Queries
 from msa.ops.route import Part, route
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number
+from msa_base.options import add_number, given_path
 
 BATCH = 8
 
@@ -84,8 +84,8 @@ def measure(keys: Tensor, offsets: Tensor, batches: list[Queries], dtype: str) -
 def main() -> None:
     """Measure every stored precision."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a trained model")
-    parser.add_argument("--bank", type=Path, help="its bank")
+    parser.add_argument("--model", type=given_path, help="a trained model")
+    parser.add_argument("--bank", type=given_path, help="its bank")
     add_number(parser, "--documents", None, "its first documents alone (default: its first segment)")
     add_number(parser, "--questions", 1000, "questions (default: 1000)")
     add_number(parser, "--chunks", 15_625, "random chunks (default: 15,625, 1M tokens)")

@@ -39,7 +39,7 @@ from msa.memory.routed import BankMemory, scans_of
 from msa.memory.tiers import Tiers, placed
 from msa.ops.precision import PRECISIONS, PRODUCTS
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number, add_threads
+from msa_base.options import add_number, add_threads, given_path
 from msa_base.records import Question
 from msa_base.tables import read_json
 
@@ -202,9 +202,9 @@ def main() -> None:
     """Take one measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=WORK)
-    parser.add_argument("bank", type=Path, nargs="?", help="directory of a bank (not for encode)")
-    parser.add_argument("--model", type=Path, help="checkpoint directory (not for open)")
-    parser.add_argument("--documents", type=Path, help="corpus.parquet or JSON lines (encode)")
+    parser.add_argument("bank", type=given_path, nargs="?", help="directory of a bank (not for encode)")
+    parser.add_argument("--model", type=given_path, help="checkpoint directory (not for open)")
+    parser.add_argument("--documents", type=given_path, help="corpus.parquet or JSON lines (encode)")
     add_number(parser, "--number", 32, "documents or questions (default: 32)")
     add_number(parser, "--repetitions", 5, "repetitions of each job (default: 5)")
     parser.add_argument("--precision", default="auto", choices=PRECISIONS, help="of encoding (default: the fastest)")

@@ -29,7 +29,7 @@ from msa.generation.reader import Reader
 from msa.model.decoder import MSAModel
 from msa.model.prompt import Prompter
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number, add_threads
+from msa_base.options import add_number, add_threads, given_path
 from msa_base.records import Document, Question
 from msa_base.stage_records import ViewRecord
 from msa_base.tables import read_corpus, read_questions, read_table, read_view
@@ -116,11 +116,11 @@ def compare(before: Reader, after: Reader, rows: list[list[int]], asked: list) -
 def main() -> None:
     """Compare two checkpoints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("before", type=Path, help="the model before its conversion")
-    parser.add_argument("after", type=Path, help="the model that it became")
-    parser.add_argument("--prose", type=Path, required=True, help="evaluation.parquet of tasks.stages.sources")
-    parser.add_argument("--task", type=Path, help="a prepared task and context, for short questions")
-    parser.add_argument("--corpus", type=Path, help="its corpus.parquet")
+    parser.add_argument("before", type=given_path, help="the model before its conversion")
+    parser.add_argument("after", type=given_path, help="the model that it became")
+    parser.add_argument("--prose", type=given_path, required=True, help="evaluation.parquet of tasks.stages.sources")
+    parser.add_argument("--task", type=given_path, help="a prepared task and context, for short questions")
+    parser.add_argument("--corpus", type=given_path, help="its corpus.parquet")
     add_number(parser, "--passages", 64, "passages of prose (default: 64)")
     add_number(parser, "--tokens", 256, "tokens of a passage (default: 256)")
     add_number(parser, "--questions", 128, "questions at most (default: 128)")

@@ -26,7 +26,7 @@ from msa.model.losses import IGNORE
 from msa.training.objectives import next_token
 from msa.training.samples import Batch, Group, Phase
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number, add_threads
+from msa_base.options import add_number, add_threads, given_path
 from msa_base.tables import whole_file
 
 SYSTEMS = ("msa", "full_attention")
@@ -100,7 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--out", type=Path, required=True, help="CSV that is written, or gone on with")
+    parser.add_argument("--out", type=given_path, required=True, help="CSV that is written, or gone on with")
     parser.add_argument("--contexts", type=int, nargs="+", default=CONTEXTS, help="tokens; multiples of 256")
     add_number(parser, "--repeats", 5, "timings of each context (default: 5)")
     add_threads(parser, 1, "CPU threads (default: 1)")

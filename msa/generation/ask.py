@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from msa.checkpoints import read
 from msa.generation.generate import Interleave, Limits, Trace
@@ -24,7 +23,7 @@ from msa.memory.tiers import TIERS, Tiers, placed
 from msa.ops import dispatch
 from msa.ops.keys import DTYPES
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number, add_threads
+from msa_base.options import add_number, add_threads, given_path
 from msa_base.records import Question
 
 
@@ -59,9 +58,11 @@ def _tiers(chosen: argparse.Namespace) -> Tiers:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bank", type=Path, help="directory of the bank (python -m msa.memory.encode build)")
+    parser.add_argument("bank", type=given_path, help="directory of the bank (python -m msa.memory.encode build)")
     parser.add_argument("questions", nargs="+", help="one or more questions")
-    parser.add_argument("--model", type=Path, required=True, help="checkpoint directory of the model that encoded it")
+    parser.add_argument(
+        "--model", type=given_path, required=True, help="checkpoint directory of the model that encoded it"
+    )
     add_number(parser, "--rounds", 3, "retrieval rounds at most (default: 3)", most=100)
     add_number(parser, "--tokens", 64, "tokens of an answer at most (default: 64)", most=LONGEST)
     parser.add_argument("--prefix", default="The answer is", help="opening of the answer (default: 'The answer is')")

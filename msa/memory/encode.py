@@ -41,7 +41,7 @@ from msa_base.blank import is_blank
 from msa_base.documents import MAX_ID
 from msa_base.documents import read_documents as documents_of
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number, add_threads
+from msa_base.options import add_number, add_threads, given_path
 from msa_base.records import Document
 from msa_base.seal import file_digest
 
@@ -243,9 +243,9 @@ def read_documents(path: Path, prompter: Prompter) -> Sequence[Document]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("build", "add", "replace", "remove", "compact", "info"))
-    parser.add_argument("bank", type=Path, help="directory of the bank")
-    parser.add_argument("--model", type=Path, help="checkpoint of the model that encodes (build, add, replace)")
-    parser.add_argument("--documents", type=Path, help="corpus.parquet or JSON lines (build, add, replace)")
+    parser.add_argument("bank", type=given_path, help="directory of the bank")
+    parser.add_argument("--model", type=given_path, help="checkpoint of the model that encodes (build, add, replace)")
+    parser.add_argument("--documents", type=given_path, help="corpus.parquet or JSON lines (build, add, replace)")
     parser.add_argument("--ids", default="", help="document ids, separated by commas (remove)")
     for part, said, known in (("keys", "routing keys", DTYPES), ("content", "content", CONTENT_DTYPES)):
         told = f"precision of {said}: {', '.join(known)} (build; default: bfloat16)"

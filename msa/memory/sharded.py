@@ -37,7 +37,7 @@ from msa.ops.precision import device as own_device
 from msa.ops.route import Part, Winners
 from msa_base.errors import UserError, run_command
 from msa_base.json_lines import parse_json
-from msa_base.options import add_threads
+from msa_base.options import add_threads, given_path
 from msa_base.validate import build
 
 
@@ -211,7 +211,7 @@ def command(bank: Path, tiers: dict[str, Any], threads: int, kernels: str = "aut
 def main() -> None:
     """Be one of the ranks that are not the leader."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bank", type=Path, help="directory of the bank")
+    parser.add_argument("bank", type=given_path, help="directory of the bank")
     parser.add_argument("--tiers", default="{}", help='tiers as JSON, such as \'{"keys": "host"}\' (default: by fit)')
     add_threads(parser, 1, "CPU threads (default: 1)")
     parser.add_argument("--kernels", default="auto", choices=dispatch.CHOICES, help="what scores (default: auto)")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from msa_base.command import experiment_parser
 from msa_base.errors import UserError, run_command
+from msa_base.options import given_path
 from msa_base.tables import whole_directory, write_json, write_lines
 from reports.evidence import Evidence
 from reports.exchange import inspect_log, lm_eval, trec
@@ -63,9 +64,11 @@ def _write_text(lines: list[str], path: Path) -> None:
 
 def main() -> None:
     parser = experiment_parser(__doc__)
-    parser.add_argument("--output", type=Path, help="a folder that is not there yet (default: that of the profile)")
+    parser.add_argument(
+        "--output", type=given_path, help="a folder that is not there yet (default: that of the profile)"
+    )
     chosen = parser.parse_args()
-    evidence = Evidence.read(chosen.profile, chosen.results, chosen.configs)
+    evidence = Evidence.named(chosen)
     own = evidence.paths.root / "_exchange"
     if chosen.output is None and own.exists():
         shutil.rmtree(own)

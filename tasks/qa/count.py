@@ -14,6 +14,7 @@ from pathlib import Path
 from msa_base.command import experiment_parser, open_experiment
 from msa_base.errors import UserError, run_command
 from msa_base.load import Experiment
+from msa_base.options import given_path
 from msa_base.paths import Paths
 from msa_base.stage_records import ViewRecord
 from msa_base.tables import read_table, whole_file
@@ -74,7 +75,7 @@ def replace_table(path: Path, text: str) -> None:
 def main() -> None:
     options = experiment_parser(__doc__)
     options.set_defaults(profile="qa")
-    options.add_argument("--write", type=Path, help=f"a page with the marks {BEGIN} and {END}")
+    options.add_argument("--write", type=given_path, help=f"a page with the marks {BEGIN} and {END}")
     arguments = options.parse_args()
     experiment, paths = open_experiment(arguments)
     text = table_text(list(rows(experiment, paths)))

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from msa_base.errors import UserError, run_command
+from msa_base.options import given_path
 from msa_base.seal import file_digest
 from tasks.parts.tail import UnavailableData
 from tasks.qa.data import COLUMNS, find_set, forms_of, places, read_manifest, verify, write_manifest
@@ -174,7 +175,7 @@ def verify_all(data: Path) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the data directory, `data` of a profile")
+    parser.add_argument("--data", type=given_path, required=True, help="the data directory, `data` of a profile")
     parser.add_argument("--set", help="an entry of tasks/qa/sets.yaml")
     parser.add_argument("--form", help="one of its forms (default: the first that can be had)")
     parser.add_argument("--verify", action="store_true", help="fetch nothing; check every file that is there")
