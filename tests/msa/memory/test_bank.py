@@ -57,6 +57,21 @@ def test_a_bank_of_segments_on_disk_answers_like_one_in_memory(tmp_path, encoder
     assert opened.document(4) is None
 
 
+def test_an_overlay_over_segments_answers_like_one_over_a_whole_bank(tmp_path, encoder, documents, model, prompter):
+    """What a question sees of its overlay is the last part's, however many segments stand before it."""
+    overlay = encoder.segment(
+        [Document(5, "the number for gamma delta beta is two", 8), Document(6, "alpha is a word", 4)]
+    )
+    sees = torch.tensor([[True, False], [False, False], [False, True]])
+    rows = [prompter.opening(question) for question in QUESTIONS]
+    sessions = []
+    for bank in (stream(encoder, documents, tmp_path / "bank"), encoder.bank(documents)):
+        memory = BankMemory(bank, overlay, sees, [[documents[1].doc_id], [], []], 3)
+        assert memory.rows([2]).visible[-1].tolist() == [[False, True]]
+        sessions.append(Session(model, rows, prompter.pad, len(prompter.head), memory))
+    assert_same(*sessions)
+
+
 def test_an_interrupted_build_goes_on_behind_its_last_segment(tmp_path, encoder, documents, model, prompter):
     def failing():
         yield from documents[:6]

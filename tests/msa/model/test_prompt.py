@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from msa.model.losses import IGNORE
-from msa.model.prompt import Row, load_tokenizer, own_positions, pad_rows
+from msa.model.prompt import Prompter, Row, _spelling_error, load_tokenizer, own_positions, pad_rows
+from msa_base.errors import UserError
 
 
 def test_a_tokenizer_is_read_from_its_file_and_from_its_directory(tokenizer, tmp_path):
@@ -27,3 +30,15 @@ def test_rows_are_padded_on_the_right_to_a_multiple():
 
 def test_what_stands_behind_the_template_head_makes_room_for_the_chosen_documents():
     assert own_positions(5, 2, 3).tolist() == [0, 1, 5, 6, 7]
+
+
+@pytest.mark.parametrize("text", ["a \ud800", "\udfff", "b \udbff\udbff"])
+def test_half_a_surrogate_pair_is_no_text(tokenizer, text):
+    with pytest.raises(UserError, match="not valid Unicode; give it as UTF-8"):
+        Prompter(tokenizer).text(text)
+
+
+def test_what_no_tokenizer_spells_is_its_own_fault(tokenizer):
+    """A text that UTF-8 can hold, up to both ends of the surrogates, is not blamed."""
+    fault = _spelling_error(["a \ud7ff \ue000"], TypeError("no such piece"))
+    assert isinstance(fault, UserError) and "tokenizer.json is broken" in str(fault)
