@@ -1,4 +1,4 @@
-"""Training time against context as it was measured here: means and exponents with intervals."""
+"""Training time against context as it was measured here: medians, and exponents with intervals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from msa_base.errors import UserError
-from reports.statistics import Interval, mean_interval, slope_interval
+from reports.statistics import Interval, slope_interval
 from reports.tables.table import Column, IntervalColumn, Table, figure, plain
 
 TITLES = {"msa": "MSA", "full_attention": "Full attention"}
@@ -36,7 +36,9 @@ def table(frame: pd.DataFrame) -> Table:
     for system, own in frame.groupby("system", sort=False):
         title = TITLES.get(system, system)
         for context, some in own.groupby("context_tokens"):
-            rows.append((title, f"{context:,} tokens", mean_interval(some["processor_seconds"].to_list()), len(some)))
+            took = some["processor_seconds"]
+            extremes = Interval(took.median(), took.min(), took.max(), len(took), "median and extremes")
+            rows.append((title, f"{context:,} tokens (median, extremes)", extremes, len(took)))
         if own["context_tokens"].nunique() > 2:
             slope: Interval = slope_interval(own["context_tokens"].to_list(), own["processor_seconds"].to_list())
             slopes.append((title, EXPONENT, slope, slope.n))
