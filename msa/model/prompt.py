@@ -113,13 +113,17 @@ class Prompter(Spelling):
     Args:
         ends: tokens that end an answer, beside ``<|im_end|>``: what the checkpoint's configuration names.
         released: ask in the words of the released checkpoints in place of this project's.
+        query_tokens: of a request, which take part in routing (msa.model.router_form.RouterForm).
 
     Raises:
         UserError: the tokenizer lacks one of ``msa_base.prompts.SPECIAL_TOKENS``, or the model has no row for one.
     """
 
-    def __init__(self, tokenizer: Tokenizer, rows: int | None = None, ends: Iterable[int] = (), released: bool = False):
-        self.released = released
+    def __init__(
+        self, tokenizer: Tokenizer, rows: int | None = None, ends: Iterable[int] = (), released: bool = False,
+        query_tokens: str = "wording",
+    ):  # fmt: skip
+        self.released, self.query_tokens = released, query_tokens
         self.special = special = {token: tokenizer.token_to_id(token) for token in prompts.SPECIAL_TOKENS}
         for token, index in special.items():
             if index is None:
@@ -147,8 +151,13 @@ class Prompter(Spelling):
 
     def opening(self, question: str) -> Row:
         """Template head, question text (routing tokens), template tail."""
-        wording = prompts.released_question if self.released else prompts.question
-        return Row().add(self.head).add(self.text(wording(question)), routing=True).add(self.tail)
+        wording, row = prompts.released_question if self.released else prompts.question, Row().add(self.head)
+        if self.query_tokens == "wording":
+            return row.add(self.text(wording(question)), routing=True).add(self.tail)
+        before, _, behind = wording("\0").partition("\0")
+        lead = before[len(before.rstrip(" ")) :]  # byte-level tokenizers spell a space with the word behind it
+        row.add(self.text(before.removesuffix(lead))).add(self.text(lead + question), routing=True)
+        return row.add(self.text(behind)).add(self.tail)
 
     def citation(self, doc_ids: list[int]) -> list[int]:
         """``[17][4]<|object_ref_end|>``, id by id as constrained decoding spells it."""
@@ -168,7 +177,7 @@ class Prompter(Spelling):
 
     def question_end(self, row: Row) -> int:
         """Index just behind the question text."""
-        return row.routing.index(False, len(self.head))
+        return row.routing.index(False, row.routing.index(True) if any(row.routing) else len(self.head))
 
     def add_answer_request(self, row: Row, question: str, answer_prefix: str) -> Row:
         """Append the repeated question and the opening of the answer.

@@ -10,6 +10,7 @@ from msa_base.errors import UserError
 from msa_base.validate import Count, Positive, Wrong, build
 
 QUERY_REDUCE = ("max", "mean", "last")
+QUERY_TOKENS = ("wording", "question")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class RouterForm:
         bias: of the projections, which lets them centre what they read.
         query_reduce: over a question's tokens, of each token's best chunk in a document: ``max`` (paper eq. 2), or
             ``mean``; or the ``last`` token alone.
+        query_tokens: of a request, which route: its whole ``wording``, or the user's ``question`` in it alone. What all
+            requests share says nothing of a document, and a mean counts it with the rest.
         head_weights: of the query heads' cosines, one each; empty for their mean.
         layer_weights: of the routed layers in a fused list, one each; empty for equal ones.
         fused: one list of documents for all layers, from the weighted sum of their scores on the question alone, in
@@ -33,6 +36,7 @@ class RouterForm:
     head_dim: Count | None = None
     bias: bool = False
     query_reduce: Literal["max", "mean", "last"] = "max"
+    query_tokens: Literal["wording", "question"] = "wording"
     head_weights: tuple[Positive, ...] = ()
     layer_weights: tuple[Positive, ...] = ()
     fused: bool = False
@@ -79,6 +83,7 @@ class RouterForm:
 
     def to_hub(self) -> dict[str, Any]:
         """What :meth:`from_hub` reads back: released keys where they say it all."""
-        own = {name: value for name, value in asdict(self).items() if value and name != "query_reduce"}
+        plain = RouterForm(query_reduce=self.query_reduce)
+        own = {name: value for name, value in asdict(self).items() if value != getattr(plain, name)}
         found: dict[str, Any] = {"query_reduce_method": self.query_reduce}
         return found | ({"router_form": own} if own else {})

@@ -11,6 +11,7 @@ from pydantic import Field
 from msa.model.stated import Router, Shape
 from msa.training.objectives import OBJECTIVES
 from msa.training.samples import Phase
+from msa.training.sources import stated_layers
 from msa_base.errors import UserError
 from msa_base.specs import ModelSpec
 from msa_base.validate import Count, Positive, Rate, Seed, Share, Threads, Weight, Whole, build, check_known
@@ -80,16 +81,6 @@ def read_recipe(spec: ModelSpec, where: str) -> TrainParams:
 def check_model(name: str, models: Mapping[str, ModelSpec], where: str) -> None:
     """Raise a UserError for an entry that could not be trained; ``models`` holds its ancestors where they are known."""
     params = read_recipe(models[name], where)
-    layers = _layers(name, models)
+    layers = stated_layers(name, models)
     if params.router and layers:
         params.router.check_layers(layers, where)
-
-
-def _layers(name: str | None, models: Mapping[str, ModelSpec]) -> int | None:
-    """How many layers a model has, by the shape that it or an ancestor states."""
-    while name in models:
-        shape = models[name].params.get("shape")
-        if isinstance(shape, dict) and isinstance(shape.get("layers"), int):
-            return shape["layers"]
-        name = models[name].after
-    return None

@@ -35,19 +35,18 @@ from msa.training.muon import Muon
 from msa.training.objectives import OBJECTIVES
 from msa.training.recipe import check_model, read_recipe
 from msa.training.samples import Batch, Phase, TrainingSet
+from msa.training.sources import made_from
 from msa_base.command import experiment_parser, open_experiment
 from msa_base.errors import UserError, run_command
 from msa_base.options import add_number, add_threads
 from msa_base.paths import SEAL, Paths
-from msa_base.seal import MadeFrom, Seal, write_seal
+from msa_base.seal import Seal, write_seal
 from msa_base.specs import ModelSpec
-from msa_base.stages import model as model_code
 from msa_base.tables import read_json, whole_file, write_json
 
 TRAINS = True  # a module with this is a trainer: the workflow runs it for the models whose `kind` names it
 __all__ = ["TRAINS", "Trainer", "check_model"]  # check_model: baselines.checks.check asks it of an entry before any job
 
-TABLES = ("banks", "samples")  # of a training set
 FILES = ("config.json", "tokenizer.json", "train.jsonl")  # of a trained model, beside its weights
 GROWING = "train-{}.jsonl"  # of an unfinished training, with the digest of what it is made from
 SHOWN = ("lm_loss", "aux_loss", "target_accuracy")  # beside the progress bar
@@ -83,6 +82,7 @@ class Trainer:
         self.prompter = Prompter(load_tokenizer(paths.tokenizer), ends=self.carried.get("eos_token_id", []))
         self.model = self._fresh_model(spec)
         self.prompter.released = self.model.config.released_prompts
+        self.prompter.query_tokens = self.model.config.form.query_tokens
         top_k = self.model.config.top_k_documents if self.model.config.routed_layers else 0
         self.sets = {
             sample_set: TrainingSet(paths.samples(sample_set), self.prompter, top_k)
@@ -212,17 +212,6 @@ class Trainer:
 def lines_of(log: list[dict[str, Any]]) -> str:
     """Entries of a log as JSON, a line each."""
     return "".join(json.dumps(entry) + "\n" for entry in log)
-
-
-def made_from(spec: ModelSpec, paths: Paths) -> MadeFrom:
-    """All that a training depends on."""
-    samples = sorted({phase["samples"] for phase in spec.params["phases"]})
-    files = [paths.tokenizer, *(paths.samples(name) / f"{table}.parquet" for name in samples for table in TABLES)]
-    if spec.after:
-        parent = paths.model(spec.after)
-        named = [path for name in ("config.json", hub.GENERATION) if (path := parent / name).exists()]
-        files += [*named, *sorted(parent.glob("*.safetensors"))]
-    return model_code(spec).of(paths.root, *files)
 
 
 class Resume:

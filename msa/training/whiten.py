@@ -28,8 +28,8 @@ from msa.generation.reader import by_length
 from msa.model.config import ModelConfig, layer_numbers
 from msa.model.decoder import MSAModel
 from msa.model.moments import Moments
-from msa.model.prompt import Prompter, guarded, pad_rows
-from msa.model.router_form import QUERY_REDUCE, RouterForm
+from msa.model.prompt import Prompter, Row, guarded, pad_rows
+from msa.model.router_form import QUERY_REDUCE, QUERY_TOKENS, RouterForm
 from msa.ops import dispatch, precision
 from msa_base import prompts
 from msa_base.errors import UserError, run_command
@@ -52,6 +52,11 @@ class Backbone:
         self.model: MSAModel = read.read_model(stored)
         self.precision = precision.choose("encoding", "auto", self.model.device)
 
+    def asked(self, questions: list[str], form: RouterForm) -> list[Row]:
+        """Questions as a model of such routers is asked them, with the tokens that route."""
+        self.prompter.query_tokens = form.query_tokens
+        return [self.prompter.opening(question) for question in questions]
+
     @torch.no_grad()
     def states(
         self, rows: list[list[int]], layers: list[int], said: str
@@ -71,18 +76,19 @@ class Backbone:
                 bar.update(int(lengths.sum()))
 
     def moments(
-        self, passages: list[list[int]], questions: list[list[int]], layers: list[int], pools: list[int]
+        self, passages: list[list[int]], questions: list[Row], layers: list[int], pools: list[int]
     ) -> dict[tuple[int, int], Moments]:
-        """By layer and pooling: of chunks of wrapped passages, and under 0 of the tokens of questions."""
+        """By layer and pooling: of chunks of wrapped passages, and under 0 of the tokens of questions that route."""
         sums = {(layer, pool): Moments(self.model.config.hidden_size) for layer in layers for pool in (*pools, 0)}
         for _, lengths, kept in self.states(passages, layers, "training passages"):
             for layer, h in kept.items():
                 for pool in pools:
                     real = torch.arange(-(-h.shape[1] // pool)) * pool < lengths.unsqueeze(1)
                     sums[layer, pool].add(dispatch.pool_chunks(h, lengths, pool)[real])
-        for _, lengths, kept in self.states(questions, layers, "training questions"):
+        for batch, _, kept in self.states([row.ids for row in questions], layers, "training questions"):
+            routing = pad_rows([list(map(int, questions[number].routing)) for number in batch], 0).bool()
             for layer, h in kept.items():
-                sums[layer, 0].add(h[torch.arange(h.shape[1]) < lengths.unsqueeze(1)])
+                sums[layer, 0].add(h[routing])
         return sums
 
 
@@ -112,6 +118,19 @@ def whitened(config: ModelConfig, layer: int, queries: Moments, keys: Moments, s
         weight = weight.repeat_interleave(repeats, 0).flatten(0, 1)
         place = f"model.layers.{layer}.self_attn.{name}.0"
         state |= {f"{place}.weight": weight.float(), f"{place}.bias": -(weight @ side.mean).float()}
+    return state
+
+
+def routers(
+    backbone: Backbone, config: ModelConfig, documents: list[Document], questions: list[str],
+    shrinkage: float = SHRINKAGE,
+) -> dict[str, Tensor]:  # fmt: skip
+    """The tensors of whitened routers of ``config``, its temperature with them, from text like what they will read."""
+    rows = backbone.prompter.documents(documents), backbone.asked(questions, config.form)
+    moments = backbone.moments(*rows, list(config.routed_layers), [config.pool_tokens])
+    state = {"temperature": torch.tensor(config.aux_temperature)}
+    for layer in config.routed_layers:
+        state |= whitened(config, layer, moments[layer, 0], moments[layer, config.pool_tokens], shrinkage)
     return state
 
 
@@ -145,12 +164,7 @@ def whiten(
                 raise UserError(f"{texts}: no line has the key '{key}'; both sides are whitened, each by its own text")
         backbone = Backbone(stored)
         documents = [Document(100_000 + number, text, 0) for number, text in enumerate(found["text"])]
-        rows = backbone.prompter.documents(documents), backbone.prompter.texts(found["question"])
-        moments = backbone.moments(*rows, list(routed), [pool_tokens])
-        state = dict(backbone.model.state_dict())
-        for layer in routed:
-            state |= whitened(config, layer, moments[layer, 0], moments[layer, pool_tokens], shrinkage)
-        state["temperature"] = torch.tensor(config.aux_temperature)
+        state = dict(backbone.model.state_dict()) | routers(backbone, config, documents, found["question"], shrinkage)
         return write(stored, config, state, directory, target, torch.float32, SHARD_BYTES)
 
 
@@ -166,6 +180,9 @@ def main() -> None:
     parser.add_argument(
         "--query-reduce", choices=QUERY_REDUCE, default="mean", help="over a question's tokens (default: mean)"
     )
+    parser.add_argument(
+        "--query-tokens", choices=QUERY_TOKENS, default="question", help="of a request, that route (default: question)"
+    )
     parser.add_argument("--fused", action="store_true", help="one list of documents for all layers")
     told = f"share of the mean variance in place of the measured covariance (default: {SHRINKAGE})"
     add_number(parser, "--shrinkage", SHRINKAGE, told, least=0, most=1, kind=float)
@@ -173,7 +190,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     width = chosen.width or read.read_config(read.find(chosen.source)).hidden_size
-    form = RouterForm(1, 1, width, True, chosen.query_reduce, fused=chosen.fused)
+    form = RouterForm(1, 1, width, True, chosen.query_reduce, chosen.query_tokens, fused=chosen.fused)
     more = chosen.pool_tokens, chosen.top_k, chosen.shrinkage
     print(whiten(chosen.source, chosen.target, chosen.texts, chosen.routed_layers, form, *more))
 

@@ -62,22 +62,22 @@ def place(tmp_path, tokenizer, documents):
     return tmp_path
 
 
-def test_a_score_is_the_cosine_of_whitened_states(place, documents, monkeypatch) -> None:
+@pytest.mark.parametrize("tokens", ["wording", "question"])
+def test_a_score_is_the_cosine_of_whitened_states(place, documents, monkeypatch, tokens) -> None:
     monkeypatch.setattr("msa.training.whiten.precision.fast_bfloat16", lambda where: False)
-    form = RouterForm(1, 1, 32, bias=True, query_reduce="mean")
+    form = RouterForm(1, 1, 32, bias=True, query_reduce="mean", query_tokens=tokens)
     said = whiten(place / "backbone", place / "msa", place / "texts.jsonl", "1,2", form, 4, 3, shrinkage=0.1)
     assert "routers on layers 1-2, P = 4, k = 3" in said and "form of their own" in said
     model, prompter = read.open_model(place / "msa")
     assert model.config.form == form
-    rows = [prompter.text(f"what is the number for {document.text}") for document in documents]
-    sums = Moments(32)
+    rows, sums = [prompter.opening(f"what is the number for {document.text}") for document in documents], Moments(32)
     for row in rows:
-        ids = torch.tensor([row])
-        for layer, h in enumerate(model.states(ids, torch.arange(len(row)))):
-            if layer == 2:
-                sums.add(h[0])
-    ids, attention = torch.tensor([rows[0]]), model.model.layers[2].self_attn
-    h = next(h for layer, h in enumerate(model.states(ids, torch.arange(len(rows[0])))) if layer == 2)
+        h = list(model.states(torch.tensor([row.ids]), torch.arange(len(row.ids))))[2]
+        sums.add(h[0][torch.tensor(row.routing)])
+        given = prompter.decode([token for token, routes in zip(row.ids, row.routing, strict=True) if routes])
+        assert given.startswith("Answer from" if tokens == "wording" else "what is the number")
+    ids, attention = torch.tensor([rows[0].ids]), model.model.layers[2].self_attn
+    h = list(model.states(ids, torch.arange(ids.shape[1])))[2]
     expected = F.normalize((h.double() - sums.mean) @ sums.whitening(0.1), dim=-1)
     assert torch.allclose(attention.routing_queries(h).double(), expected, atol=1e-4)
     chunks = Moments(32)
