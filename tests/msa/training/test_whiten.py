@@ -16,8 +16,12 @@ from msa.model.decoder import MSAModel
 from msa.model.moments import Moments
 from msa.model.router_form import RouterForm
 from msa.ops.reference import pool_chunks
+from msa.training import whitened
 from msa.training.whiten import projection, whiten
 from msa_base.errors import UserError
+from msa_base.paths import Paths
+from msa_base.specs import ModelSpec
+from msa_base.tables import write_table
 from tests.small_model import small_config
 
 
@@ -107,3 +111,39 @@ def test_what_cannot_be_whitened_is_named(place, texts, form, message) -> None:
     with pytest.raises(UserError, match=message):
         whiten(place / "backbone", place / "msa", place / "texts.jsonl", "1", RouterForm(**form))
     assert not (place / "msa").exists()
+
+
+def test_a_model_of_the_workflow_starts_with_the_same_routers(place, tokenizer, documents, monkeypatch) -> None:
+    """What the command writes is what ``whiten`` makes of the same text, and a second call leaves it alone."""
+    monkeypatch.setattr("msa.training.whiten.precision.fast_bfloat16", lambda where: False)
+    router = {"routed_layers": [1, 2], "pool_tokens": 4, "top_k_documents": 3, "aux_temperature": 0.1}
+    router["form"] = {"query_heads": 1, "key_heads": 1, "head_dim": 32, "bias": True, "query_reduce": "mean"}
+    params = {"router": router, "shrinkage": 0.1}
+    spec = ModelSpec("msa.training.whitened", after="backbone", samples=["text"], params=params)
+    whitened.check_model("msa", {"msa": spec}, "models.yaml: msa: params")
+    paths = Paths.of("p", place)
+    paths.model("backbone").parent.mkdir(parents=True)
+    (place / "backbone").rename(paths.model("backbone"))
+    banks = [{"bank_id": 0, "doc_id": 100_000 + n, "text": d.text, "num_tokens": 9} for n, d in enumerate(documents)]
+    write_table("banks", banks, paths.samples("text") / "banks.parquet")
+    asked = [{"question": f"what is the number for {document.text}"} for document in documents]
+    rest = {"sample_id": 0, "bank_id": 0, "task": "t", "answer_prefix": "", "answer": "", "chain": [], "notes": None}
+    write_table("samples", [row | rest for row in asked], paths.samples("text") / "samples.parquet")
+    whitened.whiten("msa", spec, paths)
+    form = RouterForm(1, 1, 32, bias=True, query_reduce="mean")
+    whiten(paths.model("backbone"), place / "other", place / "texts.jsonl", "1,2", form, 4, 3, shrinkage=0.1)
+    ours, theirs = read.load(paths.model("msa")).state_dict(), read.load(place / "other").state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert json.loads((paths.model("msa") / "train.jsonl").read_text())["documents"] == len(documents)
+
+
+@pytest.mark.parametrize(
+    ("change", "bias", "message"),
+    [({"after": None}, True, "need `after`"), ({"samples": ["a", "b"]}, True, "one set"), ({}, False, "bias: true")],
+)
+def test_a_model_that_cannot_be_whitened_is_named(change, bias, message) -> None:
+    router = {"routed_layers": [1], "pool_tokens": 4, "top_k_documents": 3, "aux_temperature": 0.1}
+    params = {"router": router | {"form": {"bias": bias}}}
+    spec = ModelSpec("msa.training.whitened", **{"after": "b", "samples": ["a"], "params": params} | change)
+    with pytest.raises(UserError, match=message):
+        whitened.check_model("m", {"m": spec}, "models.yaml: m: params")
