@@ -184,7 +184,7 @@ def test_a_small_disk_that_grows(fresh: Checkout, undisturbed: tuple) -> None:
     if not mount("size=64k"):
         pytest.skip("mounting a tmpfs needs root")
     try:
-        failed = set()
+        failed = []
         for power in range(32, 62):  # 64 KiB to 1.4 GiB
             assert mount(f"remount,size={int(2 ** (power / 2))}")
             code, output = fresh.run()
@@ -193,7 +193,7 @@ def test_a_small_disk_that_grows(fresh: Checkout, undisturbed: tuple) -> None:
                 break
             assert code == 2 and output.splitlines()[-1].startswith("error: "), output
             assert "Traceback" not in output, output
-            failed.add(output.splitlines()[-1])
+            failed.append(output.splitlines()[-1])
         assert len(failed) > 3 and is_finished(fresh)
         assert differences(content_of(fresh.results), undisturbed[1]) == []
         assert mount("remount,ro")

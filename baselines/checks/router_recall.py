@@ -34,7 +34,7 @@ from msa.model.router_form import QUERY_TOKENS, RouterForm
 from msa.ops import dispatch
 from msa.training.whiten import SHRINKAGE, Backbone, projection
 from msa_base.errors import UserError, run_command
-from msa_base.options import add_number, add_threads
+from msa_base.options import add_number, add_threads, given_path
 from msa_base.records import Document
 from msa_base.tables import read_json, write_json
 
@@ -272,9 +272,9 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="directory of the sets")
-    parser.add_argument("--backbone", type=Path, required=True, help="checkpoint")
-    parser.add_argument("--states", type=Path, required=True, help="directory that keeps what was encoded")
+    parser.add_argument("--data", type=given_path, required=True, help="directory of the sets")
+    parser.add_argument("--backbone", type=given_path, required=True, help="checkpoint")
+    parser.add_argument("--states", type=given_path, required=True, help="directory that keeps what was encoded")
     parser.add_argument(
         "--layers", type=int, nargs="+", default=[6, 9, 12, 15, 18, 21, 24], help="whose inputs are kept"
     )

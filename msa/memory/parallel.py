@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from msa_base.errors import ProcessLost
+from msa_base.errors import ProcessLost, is_out_of_memory
 
 TIMEOUT = timedelta(minutes=10)
 POLL_S = 0.2  # between looks at the processes that have not joined
@@ -40,7 +40,7 @@ def joined(processes: int = 1, command: list[str] | None = None) -> Iterator[tup
     if "RANK" not in os.environ and processes <= 1:
         yield 0, 1
         return
-    children, here = [], {}
+    children, here, ranks = [], {}, os.environ.get("WORLD_SIZE", processes)
     if "RANK" not in os.environ:
         here = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "RANK": "0"}
         arguments = [sys.executable, *(command or _command())]
@@ -55,7 +55,8 @@ def joined(processes: int = 1, command: list[str] | None = None) -> Iterator[tup
             if status := child.wait():
                 raise ProcessLost(f"process {number} of {ranks} ended with exit status {status}; see its message above")
     except RuntimeError as error:  # gloo and NCCL have no narrower class in common
-        if not any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out")):
+        known = any(word in str(error).lower() for word in ("gloo", "nccl", "connection", "timed out"))
+        if not known or is_out_of_memory(error):
             raise
         time.sleep(1)  # a process that broke the connection may not have ended yet
         statuses = {number: child.poll() for number, child in enumerate(children, start=1)}

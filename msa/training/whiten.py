@@ -34,7 +34,7 @@ from msa.ops import dispatch, precision
 from msa_base import prompts
 from msa_base.errors import UserError, run_command
 from msa_base.json_lines import read_json_lines
-from msa_base.options import add_number, add_threads
+from msa_base.options import add_number, add_threads, given_path
 from msa_base.records import Document
 from msa_base.tables import whole_directory
 
@@ -170,9 +170,9 @@ def whiten(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", type=Path, help="the backbone: Hugging Face directory or .gguf file")
-    parser.add_argument("target", type=Path, help="directory to write; it must not exist")
-    parser.add_argument("--texts", type=Path, required=True, help="JSON lines with text or question")
+    parser.add_argument("source", type=given_path, help="the backbone: Hugging Face directory or .gguf file")
+    parser.add_argument("target", type=given_path, help="directory to write; it must not exist")
+    parser.add_argument("--texts", type=given_path, required=True, help="JSON lines with text or question")
     parser.add_argument("--routed-layers", required=True, help="such as 6,9 or 18-29")
     add_number(parser, "--pool-tokens", 16, "P, tokens of a chunk (default: 16)", most=2**20)
     add_number(parser, "--top-k", 16, "documents chosen (default: 16)", most=2**20)

@@ -18,7 +18,7 @@ from msa.memory.encode import Encoder
 from msa.memory.routed import BankMemory
 from msa.memory.tiers import Tiers
 from msa.ops.keys import Queries
-from msa_base.errors import UserError
+from msa_base.errors import ProcessLost, UserError
 from msa_base.records import Document, Question
 
 LOST = "from msa.memory import parallel; import os\nwith parallel.joined(): os._exit(9)"
@@ -97,6 +97,19 @@ def test_a_rank_that_ends_before_it_joins_is_named_at_once(monkeypatch):
     with pytest.raises(UserError, match=early), parallel.joined(2, ["-c", "raise SystemExit(7)"]):
         pass
     assert "RANK" not in os.environ and not dist.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("words", "raised"),
+    [("gloo/linux.cc: Cannot allocate memory", RuntimeError), ("[gloo] Connection closed by peer", ProcessLost)],
+)
+def test_what_stops_processes_from_joining_is_told_as_what_it_is(monkeypatch, words, raised):
+    def join(children):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(parallel, "_join", join)
+    with pytest.raises(raised, match="of 2 ended|Cannot allocate"), parallel.joined(2, ["-c", "pass"]):
+        pass
 
 
 def test_shards_read_their_own_documents_alone(place):
