@@ -108,7 +108,7 @@ def test_what_stops_processes_from_joining_is_told_as_what_it_is(monkeypatch, wo
         raise RuntimeError(words)
 
     monkeypatch.setattr(parallel, "_join", join)
-    with pytest.raises(raised, match="of 2 ended|Cannot allocate"), parallel.joined(2, ["-c", "pass"]):
+    with pytest.raises(raised, match=r"of 2 ended|Cannot allocate"), parallel.joined(2, ["-c", "pass"]):
         pass
 
 
