@@ -8,11 +8,11 @@ import resource
 import sys
 from contextlib import suppress
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from baselines.base import Resources
 from baselines.parts.models import model_digest
+from msa_base.machine import processor
 from msa_base.stage_records import HardwareRecord
 
 PACKAGES = (
@@ -48,20 +48,11 @@ def hardware() -> HardwareRecord:
     cuda = _cuda()
     return HardwareRecord(
         platform=platform.platform(),
-        cpu=_cpu_model(),
+        cpu=processor(),
         cores=usable,
         memory_bytes=psutil.virtual_memory().total,
         gpus=[cuda.get_device_name(index) for index in range(cuda.device_count())] if cuda else [],
     )
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor())
 
 
 def _cuda() -> Any:

@@ -14,8 +14,6 @@ a trained model and bank.
 from __future__ import annotations
 
 import argparse
-import csv
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -27,37 +25,19 @@ from tqdm import tqdm
 
 from msa.bench import engine, gpu
 from msa.bench.measure import COLUMNS, BenchCase, grid, in_process
+from msa.bench.rows import read, write
 from msa.ops import check, dispatch
 from msa_base.errors import UserError, run_command
+from msa_base.machine import processor
 from msa_base.options import add_number, add_threads, given_path
-from msa_base.tables import whole_file, write_json
+from msa_base.tables import write_json
 
 SHARE = 0.5  # of free memory
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV that an earlier run wrote, none where there is no file; a UserError where its columns differ."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{path}: its columns are not those of this version; delete it or choose another --out")
-    return rows
-
-
-def write(path: Path, rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
-    """Write a CSV, whole or not at all."""
-    with whole_file(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def routing(cells: list[BenchCase], out: Path, options: dict[str, Any]) -> None:
     """Measure every cell that has rows missing and write them as each cell ends."""
-    rows: list[dict[str, Any]] = read(out)
+    rows: list[dict[str, Any]] = read(out, COLUMNS)
     bar = tqdm(cells, desc="routing", unit="cell")
     for cell in bar:
         mine = {column: str(value) for column, value in asdict(cell).items()}
@@ -77,14 +57,11 @@ def routing(cells: list[BenchCase], out: Path, options: dict[str, Any]) -> None:
 
 def machine(device: str, threads: int) -> dict[str, Any]:
     """What the figures were measured on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    processor = next(names, platform.processor())
-    name = torch.cuda.get_device_name(0) if device == "cuda" else processor
+    own = processor()
+    name = torch.cuda.get_device_name(0) if device == "cuda" else own
     kernels = dispatch.chosen(torch.empty(1, 1024, dtype=torch.bfloat16, device=device))
     return {
-        "name": name, "processor": processor, "threads": threads, "torch": torch.__version__, "kernels": kernels,
+        "name": name, "processor": own, "threads": threads, "torch": torch.__version__, "kernels": kernels,
     }  # fmt: skip
 
 

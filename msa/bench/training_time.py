@@ -11,14 +11,13 @@ not measured again; delete the file to start afresh. Seconds of the processor co
 from __future__ import annotations
 
 import argparse
-import csv
 from dataclasses import dataclass, replace
-from pathlib import Path
 from time import perf_counter, process_time
 
 import torch
 from tqdm import tqdm
 
+from msa.bench.rows import read, write
 from msa.model.config import ModelConfig
 from msa.model.decoder import MSAModel
 from msa.model.initialise import initialise
@@ -26,8 +25,8 @@ from msa.model.losses import IGNORE
 from msa.training.objectives import next_token
 from msa.training.samples import Batch, Group, Phase
 from msa_base.errors import UserError, run_command
+from msa_base.machine import processor
 from msa_base.options import add_number, add_threads, given_path
-from msa_base.tables import whole_file
 
 SYSTEMS = ("msa", "full_attention")
 CONTEXTS = (2048, 4096, 8192, 16384)
@@ -84,18 +83,6 @@ def measure(case: Timed, repeats: int) -> list[tuple[float, float]]:
     return found[1:]
 
 
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows that are there. Raises UserError for other columns."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise UserError(f"{path}: its columns are not those of this version; delete it or choose another --out")
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -108,26 +95,16 @@ def main() -> None:
     if wrong := [context for context in chosen.contexts if context < DOCUMENT_TOKENS or context % DOCUMENT_TOKENS]:
         raise UserError(f"--contexts {wrong[0]}: must be a multiple of {DOCUMENT_TOKENS}")
     torch.set_num_threads(chosen.threads)
-    rows = read(chosen.out)
+    rows = read(chosen.out, COLUMNS)
     there = {(row["system"], int(row["context_tokens"])) for row in rows}
     cases = [Timed(system, context) for context in sorted(chosen.contexts) for system in SYSTEMS]
     for case in tqdm([case for case in cases if (case.system, case.context_tokens) not in there], desc="training time"):
-        size, where = sum(p.numel() for p in case.model().parameters()), _processor()
+        size, where = sum(p.numel() for p in case.model().parameters()), processor()
         for repeat, (seconds, spent) in enumerate(measure(case, chosen.repeats)):
             values = case.system, case.context_tokens, repeat, seconds, spent, size, where, torch.get_num_threads()
             rows.append(dict(zip(COLUMNS, values, strict=True)))
-        chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(chosen.out) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write(chosen.out, rows, COLUMNS)
     print(f"{chosen.out}: {len(rows)} timings")
-
-
-def _processor() -> str:
-    found = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2] for line in found.read_text().splitlines() if line.startswith("model name")]
-    return names[0].strip() if names else "unknown"
 
 
 if __name__ == "__main__":

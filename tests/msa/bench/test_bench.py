@@ -105,10 +105,13 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "in_process", fake)
     cells, out = grid(False, True, 10**9), tmp_path / "routing.csv"
     command.routing(cells, out, {})
-    assert [row["status"] for row in command.read(out)] == ["ok", "killed by signal 9, as when memory runs out"]
+    assert [row["status"] for row in command.read(out, command.COLUMNS)] == [
+        "ok",
+        "killed by signal 9, as when memory runs out",
+    ]
     command.routing(cells, out, {})
     assert asked[2:] == [("cold", {("ours", "int8")}), ("warm", set())]
-    assert [(row["cache"], row["peer"], row["status"]) for row in command.read(out)] == [
+    assert [(row["cache"], row["peer"], row["status"]) for row in command.read(out, command.COLUMNS)] == [
         ("cold", "ours", "ok"),
         ("warm", "ours", "ok"),
     ]
@@ -117,7 +120,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys):
         command.routing(cells, out, {})
     out.write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="delete it or choose another --out"):
-        command.read(out)
+        command.read(out, command.COLUMNS)
 
 
 def test_the_quick_command_writes_its_rows(tmp_path, monkeypatch, capsys):
