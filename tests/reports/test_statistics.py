@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from reports import statistics
 from reports.multiplicity import adjusted_level
 from reports.statistics import (
     Interval,
@@ -352,3 +353,10 @@ def test_equal_scores_keep_the_room_of_what_was_not_drawn(n: int) -> None:
     high, half = mean_interval([0.0] * n).high, 1 / (2 * n + 1)
     ratio_at = n * math.log((1 - high) / (1 - half)) + 0.5 * math.log(high / half)
     assert -2 * ratio_at == pytest.approx(stats.norm.ppf(0.975) ** 2, rel=1e-4)
+
+
+def test_heads_that_agree_still_count_as_a_little_alike():
+    """Eight heads of eight with the same scores: nothing varies between them, yet what one head asks is alike."""
+    found = statistics._spread(np.tile(np.array([1.0] * 6 + [0.0] * 2), 8), np.repeat(np.arange(8), 8))
+    assert found.by_heads == pytest.approx(0)
+    assert found.least_effect == pytest.approx(1 + 7 * statistics.LEAST_WITHIN_HEAD)

@@ -42,3 +42,23 @@ def test_what_no_tokenizer_spells_is_its_own_fault(tokenizer):
     """A text that UTF-8 can hold, up to both ends of the surrogates, is not blamed."""
     fault = _spelling_error(["a \ud7ff \ue000"], TypeError("no such piece"))
     assert isinstance(fault, UserError) and "tokenizer.json is broken" in str(fault)
+
+
+def test_the_question_alone_or_its_whole_wording_routes(tokenizer):
+    rows = {}
+    for tokens in ("wording", "question"):
+        prompter = Prompter(tokenizer, query_tokens=tokens)
+        row = prompter.opening("what is alpha")
+        rows[tokens] = row.ids, [token for token, routes in zip(row.ids, row.routing, strict=True) if routes]
+    assert rows["wording"][0] == rows["question"][0] and rows["question"][1] == prompter.text("what is alpha")
+    assert len(rows["wording"][1]) > len(rows["question"][1])
+
+
+def test_a_token_beyond_the_models_rows_is_refused(tokenizer):
+    prompter = Prompter(tokenizer)
+    last = max(prompter.text("what is alpha"))
+    prompter.rows = last + 1
+    assert max(prompter.text("what is alpha")) == last
+    prompter.rows = last
+    with pytest.raises(UserError, match=f"token {last} .* has rows for {last};"):
+        prompter.text("what is alpha")

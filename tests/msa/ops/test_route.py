@@ -11,7 +11,7 @@ from msa.model import router
 from msa.ops import cpu, dispatch, reference
 from msa.ops.keys import Keys, score_error
 from msa.ops.native import native
-from msa.ops.route import Part, route
+from msa.ops.route import Part, route, route_fused
 
 
 def shape_of_paper(questions=2, tokens=20, chunks=1500, seed=0):
@@ -206,3 +206,36 @@ def test_places_that_no_document_fills_are_nobodys(implementation):
     for row in (found.part[:, 3:], found.doc_ids[:, 3:]):
         assert row.tolist() == [[-1, -1]] * 2
     assert found.scores[:, 3:].tolist() == [[-torch.inf] * 2] * 2 and found.part[:, :3].tolist() == [[0] * 3] * 2
+
+
+@pytest.mark.parametrize("implementation", ["cpu", "reference"])
+def test_what_is_better_by_less_than_the_error_is_found_in_a_later_part(implementation):
+    """Far less than rounding to int8 can move a score: only what cannot win is left out."""
+    folded, mask, keys, _, _ = shape_of_paper(questions=1, chunks=40)
+    one, two = Keys.store(keys[:1].repeat(2, 1), "int8"), Keys.store(keys[:1].repeat(8, 1) * 1.001, "int8")
+    parts = [Part(one, torch.tensor([0, 1, 2]), torch.tensor([5, 6])), Part(two, torch.arange(9), torch.arange(10, 18))]
+    error = dispatch.scores_with_error(folded, mask, two, implementation="reference")[1]
+    found = route(folded, mask, parts, 2, implementation=implementation)
+    true = [reference.chunk_scores(folded.double(), mask, kept.exact())[0, 0].item() for kept in (one, two)]
+    assert 0 < true[1] - true[0] < float(error[0])
+    assert found.doc_ids.tolist() == [[10, 11]] and found.part.tolist() == [[1, 1]]
+
+
+def test_a_fused_list_tells_whose_places_its_winners_are():
+    """Of each winner the part, and -1 where there are fewer documents than asked for."""
+    folded, mask, keys, offsets, ids = shape_of_paper(chunks=12)
+    kept = Keys.store(keys, "bfloat16")
+    parts = [Part(kept[:6], offsets[:3], ids[:2]), Part(kept[6:], offsets[:3], ids[2:])]
+    whole = route_fused([(folded, mask, [Part(kept, offsets, ids)])], [1.0], 5, "max")
+    found = route_fused([(folded, mask, parts)], [1.0], 5, "max")
+    assert torch.equal(found.doc_ids, whole.doc_ids) and torch.equal(found.scores, whole.scores)
+    places = torch.where(whole.place < 0, whole.place, 2 * found.part + found.place)
+    assert torch.equal(places, whole.place) and found.part[:, 4].tolist() == found.place[:, 4].tolist() == [-1, -1]
+    assert sorted(found.part[0, :4].tolist()) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "each"), [("float32", 4 * 64), ("bfloat16", 2 * 64), ("int8", 64 + 4), ("float8", 64)]
+)
+def test_bytes_are_those_of_keys_and_their_scales(dtype, each):
+    assert Keys.store(torch.randn(3, 64), dtype).nbytes == 3 * each
