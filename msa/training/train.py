@@ -116,9 +116,20 @@ class Trainer:
             is_matrix = parameter.dim() == 2 and "embed_tokens" not in name and "lm_head" not in name
             (matrices if is_matrix else vectors).append(parameter)
         spec = self.optimizer_spec
-        muon = Muon(matrices, spec.matrix_learning_rate, spec.matrix_weight_decay, precision.PRODUCTS[self.precision])
-        adam = torch.optim.AdamW(vectors, lr=spec.vector_learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
-        self.optimizers = [muon, adam]
+        muon = {"lr": spec.matrix_learning_rate, "weight_decay": spec.matrix_weight_decay}
+        adam = {"lr": spec.vector_learning_rate, "betas": (0.9, 0.95), "weight_decay": 0.0}
+        made = (
+            (Muon, matrices, muon | {"dtype": precision.PRODUCTS[self.precision]}),
+            (torch.optim.AdamW, vectors, adam),
+        )
+        if self.ranks == 1:
+            self.optimizers = [kind(parameters, **options) for kind, parameters, options in made]
+        else:  # each process holds the state of its share of the parameters and updates these (ZeRO, stage 1)
+            from torch.distributed.optim import ZeroRedundancyOptimizer
+
+            self.optimizers = [
+                ZeroRedundancyOptimizer(parameters, kind, **options) for kind, parameters, options in made
+            ]
 
     def rate(self, step: int) -> float:
         """Share of the base learning rate at a step."""
@@ -194,7 +205,7 @@ class Trainer:
                 growing.write(lines_of(log[-1:]))
             figures = {key: f"{log[-1][key]:.3f}" for key in SHOWN if key in log[-1]}
             bar.set_postfix(phase=log[-1]["phase"], **figures, refresh=False)
-            if self.rank == 0 and (step + 1) % self.params.save_every == 0 and step + 1 < total:
+            if (step + 1) % self.params.save_every == 0 and step + 1 < total:
                 resume.save(log)
         if growing is None:
             return
@@ -225,7 +236,15 @@ class Resume:
         self.made_from = made_from(trainer.spec, trainer.paths)
 
     def save(self, log: list[dict[str, Any]]) -> None:
-        """Write the state of the step that the log ends with; the JSON goes last and makes it count."""
+        """Write the state of the step that the log ends with; the JSON goes last and makes it count.
+
+        All processes call it: the first one gathers what the others hold of the optimisers, and writes.
+        """
+        if self.trainer.ranks > 1:
+            for optimizer in self.trainer.optimizers:
+                optimizer.consolidate_state_dict(to=0)
+        if self.trainer.rank:
+            return
         tensors = {f"model.{name}": tensor for name, tensor in self.trainer.model.state_dict().items()}
         for number, optimizer in enumerate(self.trainer.optimizers):
             for key, state in optimizer.state_dict()["state"].items():
@@ -262,7 +281,8 @@ class Resume:
                 states[int(number)][int(key)][value_name] = tensor
         self.trainer.model.load_state_dict(weights)
         for optimizer, state in zip(self.trainer.optimizers, states, strict=True):
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": dict(state)})
+            plain = torch.optim.Optimizer.state_dict(optimizer)  # a sharded one gives its own only when it is gathered
+            optimizer.load_state_dict({**plain, "state": dict(state)})
         return content["log"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -335,6 +336,43 @@ with parallel.joined(2) as (rank, ranks):
     assert log[0]["peak_host_bytes"] > 2e8 and log[0]["tokens"] > 0  # of both processes
     failed = subprocess.run([sys.executable, script, "fail"], capture_output=True, text=True, timeout=300)
     assert failed.returncode != 0 and "process 1 of 2 ended with exit status 3" in failed.stderr
+
+
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_what_some_processes_saved_others_go_on_with(paths, tmp_path, first, then):
+    """Several processes hold a share of the optimisers' state each; what they save is the whole of it."""
+    spec = backbone(shards=2, save_every=2)
+    Trainer("backbone", spec, paths).run()
+    alone, script = weights(paths, "backbone"), tmp_path / "together.py"
+    shutil.rmtree(paths.model("backbone"))
+    script.write_text(f"""
+import os, sys
+sys.path[:0] = {[str(Path(__file__).parents[3]), str(Path(__file__).parents[1])]!r}
+import torch
+from msa_base.specs import ModelSpec
+from msa_base.paths import Paths
+from msa.memory import parallel
+from msa.training.train import Trainer
+torch.set_num_threads(1)
+ran, step = [], Trainer.step
+def stopped(self, number):
+    if number == 2 and "stop" in sys.argv:
+        os._exit(0)
+    ran.append(number)
+    return step(self, number)
+Trainer.step = stopped
+spec = ModelSpec("msa.training.train", None, ["short"], {spec.params!r})
+with parallel.joined(int(sys.argv[1])) as (rank, ranks):
+    trainer = Trainer("backbone", spec, Paths.of("mini", {str(tmp_path)!r}), rank, ranks)
+    inner = [getattr(optimizer, "optim", optimizer) for optimizer in trainer.optimizers]
+    held = sum(len(optimizer.param_groups[0]["params"]) for optimizer in inner)
+    assert (held < len(list(trainer.model.parameters()))) == (ranks > 1)
+    trainer.run()
+    assert ran[0] == 2, ran
+""")
+    subprocess.run([sys.executable, script, str(first), "stop"], check=True, timeout=300)
+    subprocess.run([sys.executable, script, str(then)], check=True, timeout=300)
+    assert all(torch.allclose(alone[name], tensor, atol=1e-5) for name, tensor in weights(paths, "backbone").items())
 
 
 def test_routing_dropout_leaves_at_least_one_token(paths, prompter):
