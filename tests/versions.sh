@@ -14,8 +14,11 @@ mkdir -p .versions
 # the pins without torch and what it pins itself
 sed -E '/^(torch|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==/d' constraints.txt > .versions/constraints.txt
 for version in $pythons; do
-  # a plain name, or one of pyenv's
-  python=$(command -v "python$version" || ls -d "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python 2> /dev/null | tail -1)
+  # the first that runs of a plain name, which may be a shim of pyenv for one that is not chosen, and pyenv's own
+  python=""
+  for candidate in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
+    [ -n "$python" ] || ! "$candidate" -c "" 2> /dev/null || python=$candidate
+  done
   if [ -z "$python" ]; then
     echo "python $version: not on this machine"
     failed=1
