@@ -70,7 +70,7 @@ def lines(chosen: argparse.Namespace, plans: dict[str, Any], tables: dict[str, l
     yield "By table, on the profile's machine (bytes: the largest cell's, of each device, and all ranks' of the host)"
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    yield "  Planned: cells with a row or a status. Each cell is costed as if it ran alone, each index once a table."
+    yield "  Planned: cells with a row or a status. Each cell is costed as if it ran alone, each index and training once."
 
 
 def summary(table: PaperTable, experiment: Experiment, paths: Paths, plan: dict[str, Any]) -> list[str]:
@@ -85,15 +85,18 @@ def summary(table: PaperTable, experiment: Experiment, paths: Paths, plan: dict[
     built = [
         row for row in plan["rows"] if row["name"].startswith("index ") and row["name"].split()[1].strip(",") in indexes
     ]
+    trained = trainings(experiment, systems)
+    learned = [row for row in plan["rows"] if row["name"] in {f"model {name}" for name in trained}]
     planned = len(own) * len(tasks) * len(profile.seeds)
     held = {
-        key: max((row["machines"][at][key] for row in [*own, *built]), default=0)
+        key: max((row["machines"][at][key] for row in [*own, *built, *learned]), default=0)
         for key in ("device_bytes", "host_bytes")
     }
-    disk = sum(row["machines"][at]["disk_bytes"] for row in built)
+    disk = sum(row["machines"][at]["disk_bytes"] for row in [*built, *learned])
     # a row is of all tasks of its profile; a table that asks some of them takes its share
     share = len(tasks) / len(profile.tasks)
     hours = sum(row["machines"][at]["seconds"] or 0.0 for row in [*own, *built]) * share / 3600
+    hours += sum(row["machines"][at]["seconds"] or 0.0 for row in learned) / 3600
     answers = sum(row["questions"] for row in own) * share
     everything = sum(row["questions"] for row in plan["rows"] if row["name"] in profile.systems)
     judged = [judge["dollars"] and judge["dollars"] * answers / everything for judge in plan["judges"] if everything]
@@ -104,6 +107,16 @@ def summary(table: PaperTable, experiment: Experiment, paths: Paths, plan: dict[
     }
     sizes = (f"{size / 1e9:,.1f}" for size in (held["device_bytes"], held["host_bytes"], disk))
     return [str(cells), str(planned), *sizes, f"{hours:,.2f}", f"{dollars:,.2f}", ", ".join(sorted(unpriced))]
+
+
+def trainings(experiment: Experiment, systems: list[str]) -> set[str]:
+    """The models that a table's systems open, and those that these are trained after."""
+    specs = [experiment.systems[system] for system in systems]
+    found = {name for spec in specs for name in (spec.model, spec.reranker) if name}
+    found |= {model for spec in specs if spec.index and (model := experiment.indexes[spec.index].model)}
+    while parents := {experiment.models[name].after for name in found} - found - {None}:
+        found |= parents
+    return found
 
 
 if __name__ == "__main__":

@@ -5,7 +5,9 @@ Every cell is costed as if it ran alone.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from baselines.base import BATCH, Estimate, MemoryPart, PlannedCell, params_of
 from baselines.parts.reading import RagParams
@@ -77,3 +79,19 @@ def reading_documents(cell: PlannedCell, documents: int) -> Estimate:
 def reading_ranked(params: type[RagParams], cell: PlannedCell) -> Estimate:
     """The common reader over the documents that rank best."""
     return reading_documents(cell, params_of(params, cell.spec).read_k)
+
+
+def training(
+    config: ModelConfig, params: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]], tokens: float
+) -> Estimate:
+    """Training a model on ``tokens`` by a models.yaml entry's ``params``; bytes are one process's, beside the state of
+    the optimiser, of which each device holds its share.
+    """
+    stages = {"train": cost.training_cost(config, tokens)}
+    if not params.get("phases"):
+        return Estimate(stages=stages)
+    held = cost.training_bytes(config, params, samples)
+    parts = [MemoryPart(name, size, "device", sharded=name == cost.STATE) for name, size in held.items()]
+    saved = MemoryPart("checkpoint, and a step to go on from", 2 * held["weights"] + held[cost.STATE], "disk")
+    stages = {"train": cost.training_cost(config, tokens, cost.tokens_twice(params, samples))}
+    return Estimate((*parts, saved, KERNELS), stages)

@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 
 from baselines.base import NOT_ESTIMATED, REFUSED, Estimate, MemoryPart, PlannedCell, Workload, load_plugin
 from baselines.drivers.provenance import hardware
+from baselines.parts.cost import training
 from baselines.planning.hardware import GB, Hardware, place, shortage, this_machine
 from msa.checkpoints import pretrained
 from msa.model import cost
@@ -170,11 +171,13 @@ class Planner:
         return tokens, "formula" if tokens is None else "assumed"
 
     def training(self, name: str) -> Estimate:
-        """Training a model, or taking one that somebody fetched; its memory is not estimated."""
+        """Training a model, or taking one that somebody fetched; where processors train, bytes are one process's."""
         spec, config, (tokens, _) = self.experiment.models[name], self.config(name), self.training_tokens(name)
         if spec.kind == PRETRAINED and (reason := pretrained.missing(name, spec)):
             return Estimate(stages={}, status="unavailable_data", reason=reason)
-        return Estimate(stages=None if None in (config, tokens) else {"train": cost.training_cost(config, tokens)})
+        if None in (config, tokens):
+            return Estimate(stages=None)
+        return training(config, spec.params, self.experiment.profile.samples, tokens)
 
     def seconds(self, made: Estimate, machine: Hardware) -> float | None:
         """Seconds of all stages, on this machine at measured rates where there are any.
@@ -300,6 +303,8 @@ class Ran:
     made: Estimate
     seconds: float
     record: IndexRecord | RunRecord | None = None  # none of a training run
+    peak_bytes: float = 0.0  # of all processes together
+    processes: int = 1
 
 
 def what_ran(planner: Planner) -> Iterator[Ran]:
@@ -310,7 +315,7 @@ def what_ran(planner: Planner) -> Iterator[Ran]:
             if record := _record(IndexRecord, paths.index(index, corpus) / "index.json"):
                 kind, made = experiment.indexes[index].kind, planner.index(index, [corpus], "float32")
                 seconds = record.build_s * record.threads  # rates are those of one thread
-                yield Ran(f"{kind} index", index, f"{index} {corpus}", made, seconds, record)
+                yield Ran(f"{kind} index", index, f"{index} {corpus}", made, seconds, record, record.peak_host_bytes)
     for system in profile.systems:
         for context, task in ((context, task) for context in profile.contexts for task in profile.tasks):
             directory = paths.cell(system, task, context, profile.seeds[0])
@@ -319,10 +324,14 @@ def what_ran(planner: Planner) -> Iterator[Ran]:
                 made = planner.cell(system, planner.workload(system, task, context), "float32")
                 # a prompt that an earlier context's was is not read again, but has the times of its reading
                 answered = sum(answer.total_s for answer in answers_of(directory / "predictions.jsonl"))
-                yield Ran(f"{kind} cells", system, f"{system} {context}", made, max(record.wall_s, answered), record)
+                seconds = max(record.wall_s, answered)
+                yield Ran(f"{kind} cells", system, f"{system} {context}", made, seconds, record, record.peak_host_bytes)
     for name in profile.models:
         if log := planner.training_log(name):
-            yield Ran("training", name, name, planner.training(name), log[-1]["seconds"])
+            shards = experiment.models[name].params.get("shards", 1)
+            processes = max(number for number in range(1, machine().cores + 1) if shards % number == 0)
+            peak = max(step.get("peak_host_bytes", 0.0) for step in log)
+            yield Ran("training", name, name, planner.training(name), log[-1]["seconds"], None, peak, processes)
 
 
 def _record(kind: type[Record], path: Path) -> Record | None:

@@ -250,9 +250,10 @@ def _compare_row(planner: Planner, here: Hardware, items: list[Ran]) -> Iterator
             planned += sum(part.bytes for part in made.parts if part.tier == "disk")
         measured = sum(item.record.index_bytes for item in items)
         yield Comparison(f"{kind}, bytes of index and view", row, planned, measured)
-    if first.record:
-        memory = max(item.record.peak_host_bytes for item in items)
-        yield Comparison(f"{kind}, peak memory", row, max(verdict.resident_bytes for verdict in verdicts), memory)
+    if memory := max(item.peak_bytes for item in items):
+        shared = sum(part.bytes for part in first.made.parts if part.sharded)
+        resident = max(verdict.resident_bytes for verdict in verdicts) - shared
+        yield Comparison(f"{kind}, peak memory", row, first.processes * resident + shared, memory)
     if any(any(item.made.served_tokens) for item in items):
         return
     planned = sum(planner.seconds(item.made, here) for item in items)

@@ -22,6 +22,7 @@ from msa_base.errors import ProcessLost, is_out_of_memory
 
 TIMEOUT = timedelta(minutes=10)
 POLL_S = 0.2  # between looks at the processes that have not joined
+AT_ONCE = 2**26  # values of gradients that travel between processes together
 
 
 @contextmanager
@@ -116,8 +117,21 @@ def _command() -> list[str]:
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Add the gradients of all processes, in place; every process has gradients for the same parameters."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    """Add the gradients of all processes, in place; every process has gradients for the same parameters.
+
+    They travel some at a time, so that little is held twice.
+    """
+    together: list[Tensor] = []
+    for gradient in [parameter.grad for parameter in parameters if parameter.grad is not None]:
+        if together and sum(item.numel() for item in [*together, gradient]) > AT_ONCE:
+            _sum_together(together)
+            together = []
+        together.append(gradient)
+    if together:
+        _sum_together(together)
+
+
+def _sum_together(gradients: list[Tensor]) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     for gradient, total in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):

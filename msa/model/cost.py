@@ -17,11 +17,13 @@ from msa.model.router_form import RouterForm
 from msa_base.errors import UserError
 
 ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float8": 1, "int8": 1}  # msa.memory.keys.DTYPES
+STATE = "optimiser state"  # the part of a training that its processes share
 SCALE_BYTES = {"int8": 4}  # a float32 scale a routing key
 ID_BYTES = 8  # ids, lengths and offsets of documents are int64
 TRAINING_FLOPS = 6  # a parameter and token, forward and backward: Kaplan et al. 2020 (arXiv 2001.08361), section 2.1
 # assumed tokens of a training question, of a document in prose, of a bare one
 ROW_TOKENS, DOCUMENT_TOKENS, SENTENCE_TOKENS = 45, 85, 40
+GROUP_TOKENS = 4096  # padded tokens of a group of training rows (msa.training.samples)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,10 +198,43 @@ def activation_bytes(config: ModelConfig, tokens: float, dtype: str, slots: floa
     return (alive + slots * 2 * (width + query)) * ELEMENT_BYTES[dtype]
 
 
-def training_cost(config: ModelConfig, tokens: float) -> Cost:
-    """Forward and backward over ``tokens``: 6 N a token, N parameters outside the embedding (Kaplan et al. 2020)."""
+def training_cost(config: ModelConfig, tokens: float, twice: float = 0.0) -> Cost:
+    """Forward and backward over ``tokens``: 6 N a token, N parameters outside the embedding (Kaplan et al. 2020); one
+    more forward, 2 N, over those of a bank that is encoded ``twice``.
+    """
     held = parameters(config)
-    return Cost(TRAINING_FLOPS * (held["layers"] + held["routers"]) * tokens)
+    return Cost((held["layers"] + held["routers"]) * (TRAINING_FLOPS * tokens + TRAINING_FLOPS / 3 * twice))
+
+
+def training_bytes(
+    config: ModelConfig, params: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float]:
+    """What a process of a training holds (msa.training.train), by part; the processes share the optimiser's state.
+
+    Parameters and gradients are float32; products are taken of a copy in bfloat16, unless ``precision`` is float32.
+    Muon keeps one value of a matrix's parameter, AdamW two of the others and, while it updates, one more. Activations
+    are those that a layer has alive at once, of every layer.
+    """
+    held = parameters(config)
+    total, vectors = sum(held.values()), held["embedding"] + held["vectors"]
+    tokens = max(phase_tokens_at_once(phase, samples) for phase in params["phases"])
+    return {
+        "weights": 4 * total,
+        "weights in bfloat16": 0 if params.get("precision") == "float32" else 2 * total,
+        "gradients": 4 * total,
+        STATE: 4 * (total + vectors),
+        "optimiser step": 4 * held["embedding"],
+        "activations": config.layers * activation_bytes(config, tokens, "float32"),
+    }
+
+
+def phase_tokens_at_once(phase: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]]) -> float:
+    """Tokens whose activations a phase holds at once: a bank, or a piece of it, and a group of rows."""
+    bank, most = _bank_tokens(phase, samples), phase.get("tokens_at_once")
+    if most and bank > most:
+        return most
+    rows = phase["rows"] * row_tokens(phase, samples)
+    return bank + (rows if phase["objective"] == "embed" else min(GROUP_TOKENS, rows))
 
 
 def training_tokens(params: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]]) -> float | None:
@@ -212,23 +247,38 @@ def training_tokens(params: Mapping[str, Any], samples: Mapping[str, Mapping[str
     return params.get("shards", 1) * sum(phase_tokens(phase, samples) for phase in params["phases"])
 
 
+def tokens_twice(params: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]]) -> float:
+    """Tokens of banks that are encoded twice, as not all of their activations are held at once."""
+    steps = ((phase["steps"], _bank_tokens(phase, samples), phase.get("tokens_at_once")) for phase in params["phases"])
+    return params.get("shards", 1) * sum(number * bank for number, bank, most in steps if most and bank > most)
+
+
 def phase_tokens(phase: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]]) -> float:
-    """Tokens that one phase reads, by the make-up of its rows (msa.training.samples)."""
+    """Tokens that one phase reads."""
+    return phase["steps"] * (_bank_tokens(phase, samples) + phase["rows"] * row_tokens(phase, samples))
+
+
+def _bank_tokens(phase: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]]) -> float:
+    """Of the bank that a step of a phase encodes."""
+    encodes = phase["objective"] in ("memory", "embed")
+    return samples.get(phase["samples"], {}).get("bank_tokens", 0) if encodes else 0
+
+
+def row_tokens(phase: Mapping[str, Any], samples: Mapping[str, Mapping[str, Any]]) -> float:
+    """Tokens of a row of a phase, by its make-up (msa.training.samples)."""
     sample, objective = samples.get(phase["samples"], {}), phase["objective"]
     document = SENTENCE_TOKENS if sample.get("bare_share") == 1.0 else DOCUMENT_TOKENS
     fewest, most = phase.get("documents", (1, 4))
     documents, questions = (fewest + most) / 2, phase.get("questions", 1)
     # an answer's row has the documents of its chain behind the question
     answers = phase.get("answer_share", 0.5) if objective == "memory" else 0.0
-    row = {
+    return {
         "copy": 2.5 * phase.get("tokens", 32),  # up to `tokens` before, within and behind a span that comes again
         "recall": 1.5 * phase.get("tokens", 32),  # a list, and half of it again
         "read": documents * document + questions * ROW_TOKENS,
         "ask": document + ROW_TOKENS / 2,
         "memory_agent": documents * document + (1 + questions) / 2 * ROW_TOKENS,  # each problem, with its memories
     }.get(objective, ROW_TOKENS + answers * (1.5 * document + ROW_TOKENS))
-    bank = sample.get("bank_tokens", 0) if objective in ("memory", "embed") else 0
-    return phase["steps"] * (bank + phase["rows"] * row)
 
 
 def planned_config(name: str, models: Mapping[str, Any], vocab_size: int) -> ModelConfig | None:

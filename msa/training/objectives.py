@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -56,7 +57,7 @@ def contrastive(model: MSAModel, batch: Batch, _: Phase, temperature: float) -> 
 def next_token(model: MSAModel, batch: Batch, phase: Phase, temperature: float) -> dict[str, float]:
     """Add gradients of the next-token loss, and of the routing loss where the batch has a bank; the figures to log."""
     figures: dict[str, float] = defaultdict(float)
-    memory, leaves = (None, []) if batch.documents is None else _bank(model, batch.documents, batch.lengths)
+    memory, pieces = (None, []) if batch.documents is None else _bank(model, batch, phase.tokens_at_once)
     routed = sum(int(group.positives.any(-1).sum()) for group in batch.groups) if memory else 0
     for group in batch.groups:
         loss, selections = _token_loss(model, group, memory, phase, max(1, batch.targets), figures)
@@ -65,20 +66,44 @@ def next_token(model: MSAModel, batch: Batch, phase: Phase, temperature: float) 
             loss = loss + phase.aux_weight * routing
         figures["loss"] += loss.item()
         loss.backward()
-    if leaves:
-        torch.autograd.backward([tensor for tensor, _ in leaves], [leaf.grad for _, leaf in leaves])
+    for piece in pieces:
+        tensors, gradients = zip(*piece(), strict=True)
+        torch.autograd.backward(tensors, gradients)
     return dict(figures)
 
 
-def _bank(model: MSAModel, documents: Tensor, lengths: Tensor) -> tuple[PaddedMemory, list[tuple[Tensor, Tensor]]]:
-    """The bank of a step, and pairs of its tensors and the leaves at which the gradients of all groups gather."""
-    filled = torch.arange(-(-len(lengths) // DOCUMENTS) * DOCUMENTS) % len(lengths)
-    layers, leaves = [], []
-    for layer in model.encode(documents[filled], lengths[filled]):
-        kept = [tensor[: len(lengths)] for tensor in layer]
-        leaves += [(tensor, tensor.detach().requires_grad_()) for tensor in kept]
-        layers.append(PooledLayer(*(leaf for _, leaf in leaves[-len(kept) :])))
-    return PaddedMemory(layers, lengths, model.config.pool_tokens, model.config.top_k_documents), leaves
+Pairs = list[tuple[Tensor, Tensor]]
+
+
+def _bank(model: MSAModel, batch: Batch, most: int | None) -> tuple[PaddedMemory, list[Callable[[], Pairs]]]:
+    """The bank of a step, and what gives pairs of its tensors and of the gradients that all groups gathered at them.
+
+    Where ``most`` padded tokens may be held at once, the bank is encoded without gradients first; each piece of at most
+    so many is encoded once more, with them, when its pairs are asked for. Documents do not see each other: the
+    gradients are the same.
+    """
+    documents, lengths = batch.documents, batch.lengths
+    at_once = len(lengths) if most is None else max(1, most // documents.shape[1])
+    pieces = list(torch.arange(len(lengths)).split(at_once))
+    if len(pieces) == 1:
+        pieces = [torch.arange(-(-len(lengths) // DOCUMENTS) * DOCUMENTS) % len(lengths)]
+
+    def encoded(piece: Tensor) -> list[Tensor]:
+        return [tensor for layer in model.encode(documents[piece], lengths[piece]) for tensor in layer]
+
+    with torch.set_grad_enabled(len(pieces) == 1):
+        found = [encoded(piece) for piece in pieces]
+    leaves = [torch.cat(parts)[: len(lengths)].detach().requires_grad_() for parts in zip(*found, strict=True)]
+
+    def pairs(number: int) -> Pairs:
+        tensors, first = found[0] if len(pieces) == 1 else encoded(pieces[number]), number * at_once
+        kept = [tensor[: len(lengths) - first] for tensor in tensors]
+        return [(tensor, leaf.grad[first : first + at_once]) for tensor, leaf in zip(kept, leaves, strict=True)]
+
+    width = len(PooledLayer._fields)
+    layers = [PooledLayer(*leaves[at : at + width]) for at in range(0, len(leaves), width)]
+    memory = PaddedMemory(layers, lengths, model.config.pool_tokens, model.config.top_k_documents)
+    return memory, [partial(pairs, number) for number in range(len(pieces))]
 
 
 def _token_loss(

@@ -39,6 +39,8 @@ class Phase:
     untaught. ``memory_dropout`` is the share of answers that are read from fetched text alone.
     ``documents`` bounds the documents of a reading row or a section, ``questions`` is how many questions follow them
     (at most, of a section), ``tokens`` the length of a copied sequence or of a list to recall from.
+    ``tokens_at_once`` bounds the padded tokens whose activations are held: rows come in smaller groups, a larger bank
+    in pieces that are encoded twice. Gradients stay the same.
     """
 
     name: Text
@@ -56,6 +58,7 @@ class Phase:
     documents: Annotated[list[Count], Field(min_length=2, max_length=2)] = field(default_factory=lambda: [1, 4])
     questions: Count = 1
     tokens: Count = 32
+    tokens_at_once: Count | None = None
 
 
 @dataclass
@@ -171,7 +174,7 @@ class TrainingSet:
         wrapped = self.prompter.documents(documents)
         lengths = torch.tensor([len(tokens) for tokens in wrapped])
         groups = []
-        for chosen in _by_length(built):
+        for chosen in _by_length(built, phase.tokens_at_once):
             groups.append(group := self._collate([built[number] for number in chosen], self.top_k))
             group.positives, group.countable = positives[chosen], countable[chosen]
             group.reads = group.reads & reads[chosen]
@@ -325,7 +328,7 @@ class TrainingSet:
         return [samples[number] for number in rng.choice(len(samples), min(rows, len(samples)), replace=False)]
 
     def _groups(self, rows: list[Row], vocabulary: np.ndarray | None = None) -> list[Group]:
-        known = None if vocabulary is None else torch.from_numpy(vocabulary)
+        known = None if vocabulary is None else torch.tensor(vocabulary)
         return [self._collate([rows[number] for number in chosen], 0, known) for chosen in _by_length(rows)]
 
     def _collate(self, rows: list[Row], top_k: int, vocabulary: Tensor | None = None) -> Group:
@@ -351,13 +354,14 @@ def _drop_routing(row: Row, share: float, rng: np.random.Generator) -> None:
             row.routing[place] = False
 
 
-def _by_length(rows: list[Row]) -> list[list[int]]:
-    """Split row numbers into groups of similar length and about ``GROUP_TOKENS`` padded tokens, in fours."""
+def _by_length(rows: list[Row], most: int | None = None) -> list[list[int]]:
+    """Row numbers in groups of similar length: about ``GROUP_TOKENS`` padded tokens in fours, or at ``most``."""
     order = sorted(range(len(rows)), key=lambda number: len(rows[number].ids))
+    size, together = (GROUP_TOKENS, GROUP_ROWS) if most is None else (most, 1)
     groups: list[list[int]] = []
-    for start in range(0, len(order), GROUP_ROWS):
-        chosen = order[start : start + GROUP_ROWS]
-        if not groups or (len(groups[-1]) + len(chosen)) * len(rows[chosen[-1]].ids) > GROUP_TOKENS:
+    for start in range(0, len(order), together):
+        chosen = order[start : start + together]
+        if not groups or (len(groups[-1]) + len(chosen)) * len(rows[chosen[-1]].ids) > size:
             groups.append([])
         groups[-1] += chosen
     return groups

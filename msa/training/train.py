@@ -11,6 +11,7 @@ import ctypes
 import dataclasses
 import json
 import math
+import os
 import resource
 import shutil
 import sys
@@ -75,12 +76,12 @@ class Trainer:
         if (shards := self.params.shards) % ranks:
             raise UserError(f"{where}: shards: {shards} cannot be spread over {ranks} processes; make it a multiple")
         self.phases, self.optimizer_spec = self.params.phases, self.params.optimizer
-        self.device = torch.device("cpu")  # where training runs
+        self.device = precision.device()
         self.precision = precision.choose(f"training of {name}", self.params.precision, self.device)
         torch.manual_seed(self.params.seed)
         self.carried = write.carried(read.find(paths.model(spec.after))) if spec.after else {}
         self.prompter = Prompter(load_tokenizer(paths.tokenizer), ends=self.carried.get("eos_token_id", []))
-        self.model = self._fresh_model(spec)
+        self.model = self._fresh_model(spec).to(self.device)
         self.prompter.released = self.model.config.released_prompts
         self.prompter.query_tokens = self.model.config.form.query_tokens
         top_k = self.model.config.top_k_documents if self.model.config.routed_layers else 0
@@ -297,7 +298,8 @@ def main() -> None:
     experiment, paths = open_experiment(arguments)
     if arguments.model not in experiment.models:
         raise UserError(f"--model {arguments.model}: unknown (known in models.yaml: {', '.join(experiment.models)})")
-    torch.use_deterministic_algorithms(True)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for on GPUs
+    torch.use_deterministic_algorithms(True, warn_only=torch.cuda.is_available())
     spec, directory = experiment.models[arguments.model], paths.model(arguments.model)
     if Seal.current(directory / SEAL, made_from(spec, paths)):
         return
@@ -307,7 +309,8 @@ def main() -> None:
     with parallel.joined(processes) as (rank, ranks):
         if arguments.threads:
             torch.set_num_threads(max(1, arguments.threads // ranks))
-        Trainer(arguments.model, spec, paths, rank, ranks).run()
+        with precision.device():  # batches are made where they are used
+            Trainer(arguments.model, spec, paths, rank, ranks).run()
         if rank == 0:
             names = [path.name for path in directory.iterdir() if path.name in FILES or ".safetensors" in path.name]
             write_seal(directory / SEAL, made_from(spec, paths), names)

@@ -36,6 +36,7 @@ class RealSpec:
     document_tokens: Count = 96
     chunking: Strategy = "sentences"
     max_answer_words: Count = 6
+    hops: bool = False  # every gold passage is a round, in the set's order, and questions keep their passages together
     seed: Seed = 0
 
 
@@ -83,6 +84,11 @@ def write(parameters: dict[str, Any], where: str, tokenizer: Tokenizer, data: st
     questions, clean = disjoint(found, overlap_keys(evaluated(data, where)))
     keys = sorted(clean, key=lambda key: (bare_key(found.passages[key]), key))
     random.Random(f"samples/{spec.set}/{spec.seed}").shuffle(keys)
+    if spec.hops:
+        mixed = sorted(questions, key=lambda item: item.question_id)
+        random.Random(f"samples/{spec.set}/{spec.seed}/questions").shuffle(mixed)
+        together = dict.fromkeys(key for item in mixed for key in (*item.gold, *item.own) if key in clean)
+        keys = [*together, *(key for key in keys if key not in together)]
     chunks_of = dict(zip(keys, chunker.chunks(found.passages[key] for key in keys), strict=True))
     asks: dict[str, list[tuple[QuestionRecord, str]]] = {}
     for item in questions:
@@ -98,10 +104,12 @@ def write(parameters: dict[str, Any], where: str, tokenizer: Tokenizer, data: st
         random.Random(f"samples/{spec.set}/{spec.seed}/{bank_id}").shuffle(chosen)
         ids = {row["text"]: row["doc_id"] for row in rows}
         for item, answer in chosen[: spec.questions]:
-            chain = [ids[chunk] for chunk in gold_chunks(chunks_of[item.gold[0]], item) if chunk in ids]
-            if chain:
+            rounds = item.gold if spec.hops else item.gold[:1]
+            found_chunks = ([c for c in gold_chunks(chunks_of[key], item) if c in ids] for key in rounds)
+            chain = [[ids[chunks[0]]] for chunks in found_chunks if chunks]
+            if len(chain) == len(rounds):
                 samples.append({"sample_id": len(samples), "bank_id": bank_id, "task": spec.set, "question": item.text,
-                                "answer_prefix": "", "answer": answer, "chain": [chain[:1]]})  # fmt: skip
+                                "answer_prefix": "", "answer": answer, "chain": chain})  # fmt: skip
         banks += rows
     if not samples:
         raise UserError(f"{where}: no question of {spec.set} is left for training; give it more banks or tokens")

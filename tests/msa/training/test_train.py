@@ -170,6 +170,33 @@ def test_gradients_do_not_depend_on_the_grouping_of_rows(paths, monkeypatch):
     assert all(torch.allclose(left[name], right[name], atol=1e-5) for name in right)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_gradients_do_not_depend_on_how_many_tokens_are_held_at_once(paths, precision):
+    """A bank that is encoded twice, in pieces, and rows one by one give the gradients of all at once, holding less."""
+    Trainer("backbone", backbone(), paths).run()
+    found, calls = {}, {}
+    for most in (None, 50):
+        phase = {**MEMORY, "tokens_at_once": most} if most else MEMORY
+        trainer = Trainer("msa", msa((phase,), precision=precision), paths)
+        seen, encode = [], trainer.model.encode
+        trainer.model.encode = lambda ids, lengths, seen=seen, encode=encode: (
+            seen.append((ids.numel(), torch.is_grad_enabled())) or encode(ids, lengths)
+        )
+        batch = trainer.batch(0, trainer.phases[0])
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            trainer.backward(batch, trainer.phases[0])
+        found[most] = {name: parameter.grad for name, parameter in trainer.model.named_parameters()}
+        calls[most] = seen
+        assert most is None or all(len(group.ids) == 1 or group.ids.numel() <= most for group in batch.groups)
+    assert len(calls[None]) == 1 and calls[None][0][0] > 50
+    sizes = [size for size, _ in calls[50]]
+    assert max(sizes) <= 50 and sizes[: len(sizes) // 2] == sizes[len(sizes) // 2 :]
+    assert [grad for _, grad in calls[50]] == [False] * (len(sizes) // 2) + [True] * (len(sizes) // 2)
+    for name, gradient in found[None].items():
+        close = {"rtol": 0.05, "atol": 0.05 * float(gradient.abs().max())} if precision == "bfloat16" else {}
+        torch.testing.assert_close(found[50][name], gradient, **close, msg=lambda text, name=name: f"{name}: {text}")
+
+
 def test_rows_are_single_steps_of_the_chain(paths, prompter):
     data = TrainingSet(paths.samples("short"), prompter, 2)
     rounds, answers = 0, 0

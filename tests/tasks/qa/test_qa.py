@@ -8,6 +8,7 @@ import pickle
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +25,7 @@ from tasks.parts.tail import Tail, UnavailableData
 from tasks.qa import distractors, readers, samples, scaling, table
 from tasks.qa.data import COLUMNS
 from tasks.qa.readers import read_set
-from tasks.qa.records import text_key
+from tasks.qa.records import SetData, text_key
 from tasks.stages.prepare import write_corpus
 
 LONG = " ".join(f"Filler sentence number {number} says little." for number in range(40))
@@ -296,6 +297,25 @@ def test_training_and_evaluation_share_nothing(make, place) -> None:
     assert not [row for row in rows if text_key(row["question"]) in evaluated]
     by_id = {(row["bank_id"], row["doc_id"]): row["text"] for row in banks}
     assert all(row["answer"] in by_id[row["bank_id"], row["chain"][0][0]] for row in rows)
+
+
+def test_a_training_question_of_several_hops_has_a_round_for_each_gold_passage(make, tmp_path, monkeypatch) -> None:
+    found = SetData(tmp_path)
+    for number in range(8):
+        texts = [f"Person{number} was born in Town {number}.", f"Town {number} lies in Land{number}."]
+        gold = found.add_passages(texts)
+        own = [*gold, *found.add_passages([f"River {number} is long."])]
+        found.add_question(f"q{number}", f"Where was Person{number} born?", [f"Land{number}"], gold, own=own)
+    monkeypatch.setattr(samples, "find_set", lambda *_: SimpleNamespace(read=lambda _: found))
+    monkeypatch.setattr(samples, "evaluated", lambda *_: iter(()))
+    parameters = {"set": "squad", "bank_tokens": 120, "banks": 4, "questions": 8, "hops": True}
+    samples.write(parameters, "profile: samples: two", make.tokenizer, None, tmp_path / "samples")
+    banks, rows = (read_rows(name, tmp_path / "samples" / f"{name}.parquet") for name in ("banks", "samples"))
+    by_id = {(row["bank_id"], row["doc_id"]): row["text"] for row in banks}
+    assert len(rows) >= 4
+    for row in rows:
+        first, second = (by_id[row["bank_id"], doc_id] for (doc_id,) in row["chain"])
+        assert first.startswith("Person") and second.startswith("Town") and row["answer"] in second
 
 
 def test_readers_of_the_other_layouts(tmp_path) -> None:
