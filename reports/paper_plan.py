@@ -70,7 +70,7 @@ def lines(chosen: argparse.Namespace, plans: dict[str, Any], tables: dict[str, l
     yield "By table, on the profile's machine (bytes: the largest cell's, of each device, and all ranks' of the host)"
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    yield "  Planned: cells with a row or a status. Each cell is costed as if it ran alone, each index and training once."
+    yield "  Planned: cells with a row or a status. A cell is costed as if it ran alone, each index and training once."
 
 
 def summary(table: PaperTable, experiment: Experiment, paths: Paths, plan: dict[str, Any]) -> list[str]:

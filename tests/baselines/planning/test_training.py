@@ -1,4 +1,4 @@
-"""What the plan says of checkpoints of other people and of the paper's trainings: parameters, tokens, bytes of devices."""
+"""What the plan says of other people's checkpoints and the paper's trainings: parameters, tokens, bytes of devices."""
 
 from __future__ import annotations
 
