@@ -138,8 +138,8 @@ class Planner:
         # heads recur from context to context, needles are planted anew
         fresh = context == profile.contexts[0] or "head_tokens" not in spec.params
         found = replace(found, corpus=tail, fresh=fresh)
-        cells = [self.paths.cell(system, task, context, seed) / "predictions.jsonl" for seed in profile.seeds]
-        ran = [path for path in cells if answered and path.exists() and path.stat().st_size]
+        cells = (self.paths.cell(system, task, context, seed) for seed in profile.seeds if answered)
+        ran = [path for cell in cells if (path := cell / "predictions.jsonl").exists() and path.stat().st_size]
         return _counted(found, answers_of(ran[0])) if ran else found
 
     def cell(self, system: str, work: Workload, dtype: str) -> Estimate:
@@ -223,9 +223,8 @@ class Planner:
     def refusal(self, made: Estimate, what: str) -> tuple[str, str] | None:
         """Status and reason of what this machine cannot hold, or not do in the time that the profile allows."""
         timed = self.experiment.profile.limits.cell_hours is not None
-        verdict = self.judge(made, this_machine(self.paths.root), timed)
-        refused = verdict.status in ("out_of_memory", "timeout")
-        return (verdict.status, f"{what}: {verdict.reason}") if refused else None
+        found = self.judge(made, this_machine(self.paths.root), timed)
+        return (found.status, f"{what}: {found.reason}") if found.status in ("out_of_memory", "timeout") else None
 
 
 def together(made: Sequence[Estimate]) -> Estimate:
@@ -303,8 +302,8 @@ class Ran:
     made: Estimate
     seconds: float
     record: IndexRecord | RunRecord | None = None  # none of a training run
-    peak_bytes: float = 0.0  # of all processes together
-    processes: int = 1
+    processes: int = 1  # of a training run, and what they held together
+    held_bytes: float = 0.0
 
 
 def what_ran(planner: Planner) -> Iterator[Ran]:
@@ -312,10 +311,9 @@ def what_ran(planner: Planner) -> Iterator[Ran]:
     experiment, profile, paths = planner.experiment, planner.experiment.profile, planner.paths
     for index, corpora in planner.indexes().items():
         for corpus in corpora:
-            if record := _record(IndexRecord, paths.index(index, corpus) / "index.json"):
-                kind, made = experiment.indexes[index].kind, planner.index(index, [corpus], "float32")
-                seconds = record.build_s * record.threads  # rates are those of one thread
-                yield Ran(f"{kind} index", index, f"{index} {corpus}", made, seconds, record, record.peak_host_bytes)
+            if record := _record(IndexRecord, paths.index(index, corpus) / "index.json"):  # rates are of one thread
+                kind, made = f"{experiment.indexes[index].kind} index", planner.index(index, [corpus], "float32")
+                yield Ran(kind, index, f"{index} {corpus}", made, record.build_s * record.threads, record)
     for system in profile.systems:
         for context, task in ((context, task) for context in profile.contexts for task in profile.tasks):
             directory = paths.cell(system, task, context, profile.seeds[0])
@@ -324,14 +322,13 @@ def what_ran(planner: Planner) -> Iterator[Ran]:
                 made = planner.cell(system, planner.workload(system, task, context), "float32")
                 # a prompt that an earlier context's was is not read again, but has the times of its reading
                 answered = sum(answer.total_s for answer in answers_of(directory / "predictions.jsonl"))
-                seconds = max(record.wall_s, answered)
-                yield Ran(f"{kind} cells", system, f"{system} {context}", made, seconds, record, record.peak_host_bytes)
+                yield Ran(f"{kind} cells", system, f"{system} {context}", made, max(record.wall_s, answered), record)
     for name in profile.models:
         if log := planner.training_log(name):
             shards = experiment.models[name].params.get("shards", 1)
-            processes = max(number for number in range(1, machine().cores + 1) if shards % number == 0)
+            processes = max(n for n in range(1, machine().cores + 1) if shards % n == 0)
             peak = max(step.get("peak_host_bytes", 0.0) for step in log)
-            yield Ran("training", name, name, planner.training(name), log[-1]["seconds"], None, peak, processes)
+            yield Ran("training", name, name, planner.training(name), log[-1]["seconds"], None, processes, peak)
 
 
 def _record(kind: type[Record], path: Path) -> Record | None:

@@ -250,7 +250,7 @@ def _compare_row(planner: Planner, here: Hardware, items: list[Ran]) -> Iterator
             planned += sum(part.bytes for part in made.parts if part.tier == "disk")
         measured = sum(item.record.index_bytes for item in items)
         yield Comparison(f"{kind}, bytes of index and view", row, planned, measured)
-    if memory := max(item.peak_bytes for item in items):
+    if memory := max(item.record.peak_host_bytes if item.record else item.held_bytes for item in items):
         shared = sum(part.bytes for part in first.made.parts if part.sharded)
         resident = max(verdict.resident_bytes for verdict in verdicts) - shared
         yield Comparison(f"{kind}, peak memory", row, first.processes * resident + shared, memory)
