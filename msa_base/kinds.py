@@ -30,7 +30,7 @@ def import_kind(kind: str, package: str, where: str) -> ModuleType:
     """
     name = module_name(kind, package)
     try:
-        if not all(part.isidentifier() for part in name.split(".")):
+        if not is_module_name(name):
             raise ModuleNotFoundError(name=name)
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -43,9 +43,14 @@ def import_kind(kind: str, package: str, where: str) -> ModuleType:
         ) from None
 
 
+def is_module_name(name: str) -> bool:
+    """Whether this can be a module's full name: words with dots between."""
+    return all(part.isidentifier() for part in name.split("."))
+
+
 def kinds_of(package: str) -> list[str]:
     """The modules of a package by their own names, and all below it with dots between."""
-    found = importlib.util.find_spec(package) if package else None
+    found = importlib.util.find_spec(package) if is_module_name(package) else None
     folders = list((found and found.submodule_search_locations) or ())
     files = [file.relative_to(Path(folder).parent) for folder in folders for file in Path(folder).rglob("*.py")]
     return [module.name for module in iter_modules(folders)] + [".".join(file.with_suffix("").parts) for file in files]
@@ -58,7 +63,7 @@ def trains(kind: str) -> bool:
     A trainer's ``python -m MODULE ... --model NAME --threads N`` leaves a checkpoint and train.jsonl.
     """
     try:
-        found = importlib.util.find_spec(kind) if "." in kind else None
+        found = importlib.util.find_spec(kind) if "." in kind and is_module_name(kind) else None
     except ModuleNotFoundError:
         return False
     is_source = found is not None and (found.origin or "").endswith(".py")

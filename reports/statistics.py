@@ -320,13 +320,11 @@ def _weigh(parts: Sequence[_Spread], n: int, known: bool, quantile: float) -> tu
 
 
 def _reach(residuals: Sequence[np.ndarray]) -> float:
-    """How far below the mean a score may lie that was not seen."""
+    """How far below the mean a score may lie that was not seen, in times the farthest that was seen."""
     apart = np.abs(np.concatenate([part - np.median(part) for part in residuals]))
     squares = float(apart @ apart)
     informative = float(apart.sum() ** 2 / squares) if squares else 0.0
-    if informative <= FEW:
-        return math.inf
-    return 1 / (1 - FEW / informative)
+    return 1 / (1 - FEW / informative) if informative > FEW else math.inf
 
 
 @lru_cache(maxsize=100_000)
@@ -342,8 +340,9 @@ def _limit(
         scores = top - theta * bottom
         worst, mean = float(scores.min()), float(weights @ scores) / total
         possible = float(np.min(end_top - theta * end_bottom))
+        farthest = max(mean - worst, float(scores.max()) - mean)  # it may lie as far off on either side
         # an endless reach times a spread that is 0 but for rounding would be anything
-        lowest = possible if math.isinf(reach) else max(possible, mean - reach * (mean - worst))
+        lowest = possible if math.isinf(reach) else max(possible, mean - reach * farthest)
         return _evidence(scores, weights, min(worst, lowest)) - rejects
 
     if not value > least or excess(least) <= 0:

@@ -11,8 +11,6 @@ torches=${2:-2.11.0 2.12.1 2.13.0}
 shift $(($# < 2 ? $# : 2))
 failed=0
 mkdir -p .versions
-# the pins without torch and what it pins itself
-sed -E '/^(torch|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==/d' constraints.txt > .versions/constraints.txt
 for version in $pythons; do
   # the first that runs of a plain name, which may be a shim of pyenv for one that is not chosen, and pyenv's own
   python=""
@@ -26,6 +24,9 @@ for version in $pythons; do
   fi
   for torch in $torches; do
     home=".versions/python$version-torch$torch"
+    # the pins without torch and what it pins itself; triton 3.6, which torch 2.11 pins, interprets with older numpy alone
+    sed -E '/^(torch|triton|nvidia-[a-z0-9-]*|cuda-[a-z-]*)==/d' constraints.txt > .versions/constraints.txt
+    [[ $torch != 2.11.* ]] || sed -i 's/^numpy==.*/numpy<2.4/' .versions/constraints.txt
     if [ ! -e "$home/ready" ]; then
       "$python" -m venv --clear "$home" \
         && "$home/bin/pip" install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$torch" \

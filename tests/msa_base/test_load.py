@@ -14,7 +14,7 @@ import yaml
 
 from msa_base.command import experiment_parser, open_experiment
 from msa_base.errors import UserError
-from msa_base.kinds import module_name
+from msa_base.kinds import import_kind, module_name, trains
 from msa_base.load import load
 from msa_base.paths import DIRECTORY
 from msa_base.specs import LatencySpec, SystemSpec
@@ -207,6 +207,14 @@ def test_whole_numbers_pass_for_floats_and_the_reverse_does_not() -> None:
 def test_a_kind_is_a_module_of_the_package_or_a_dotted_one() -> None:
     assert module_name("bm25", "baselines") == "baselines.bm25"
     assert module_name("mypackage.mysystem", "baselines") == "mypackage.mysystem"
+
+
+@pytest.mark.parametrize("kind", ["../../etc", ".", "..", "a.", ".a", "a b.c", "os.path/x", "baselines..bm25"])
+def test_a_kind_that_is_no_name_is_said_in_one_line(kind: str) -> None:
+    assert not trains(kind)
+    with pytest.raises(UserError, match=r"x: kind '.*': there is no module") as raised:
+        import_kind(kind, "baselines", "x")
+    assert "\n" not in str(raised.value)
 
 
 def test_the_command_exits_2_with_one_line(directory: Path, edit: Edit) -> None:

@@ -360,3 +360,12 @@ def test_heads_that_agree_still_count_as_a_little_alike():
     found = statistics._spread(np.tile(np.array([1.0] * 6 + [0.0] * 2), 8), np.repeat(np.arange(8), 8))
     assert found.by_heads == pytest.approx(0)
     assert found.least_effect == pytest.approx(1 + 7 * statistics.LEAST_WITHIN_HEAD)
+
+
+def test_differences_of_one_sign_alone_may_have_the_other() -> None:
+    """Five wins of five, of a quarter each: the sign test's p is 0.06."""
+    pairs = np.ones((128, 2))
+    pairs[np.arange(5) * 5, 1] = 0.75
+    heads = np.arange(128) % 8
+    assert difference(pairs, heads).low < 0 < difference(pairs, heads).value
+    assert ratio(pairs, heads).low < 1 and difference(pairs[:, ::-1], heads).high > 0
