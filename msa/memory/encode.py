@@ -120,7 +120,7 @@ class Encoder:
                 store[target, 0], store[target, 1] = pooled.keys[real].to(content), pooled.values[real].to(content)
             return int(part.sum())
 
-        for tokens in _in_threads(encode, _batches(lengths, self.batch_tokens)):
+        for tokens in _in_threads(encode, batches(lengths, self.batch_tokens)):
             if bar is not None:
                 bar.update(tokens)
         stored = [Keys.store(keys, self.key_dtype) for keys in routing]
@@ -206,7 +206,7 @@ def _in_threads(work: Callable[[Tensor], int], batches: Iterable[Tensor]) -> Ite
     torch.set_num_threads(threads)  # threads started from now on take the last setting
 
 
-def _batches(lengths: Tensor, batch_tokens: int) -> Iterator[Tensor]:
+def batches(lengths: Tensor, batch_tokens: int) -> Iterator[Tensor]:
     """Places of documents of like length, as many at once as fit; long documents alone."""
     order = lengths.argsort(stable=True)
     sizes, start = lengths[order].tolist(), 0
