@@ -24,7 +24,6 @@ from baselines.base import NOT_ESTIMATED, REFUSED, Estimate, MemoryPart, Planned
 from baselines.drivers.provenance import hardware
 from baselines.parts.cost import training
 from baselines.planning.hardware import GB, Hardware, place, shortage, this_machine
-from msa.checkpoints import pretrained
 from msa.model import cost
 from msa.model.config import ModelConfig
 from msa.model.cost import Cost, Documents
@@ -172,12 +171,13 @@ class Planner:
 
     def training(self, name: str) -> Estimate:
         """Training a model, or taking one that somebody fetched; where processors train, bytes are one process's."""
+        from msa.checkpoints import pretrained  # imports torch, which a look at what is refused does without
+
         spec, config, (tokens, _) = self.experiment.models[name], self.config(name), self.training_tokens(name)
         if spec.kind == PRETRAINED and (reason := pretrained.missing(name, spec)):
             return Estimate(stages={}, status="unavailable_data", reason=reason)
-        if None in (config, tokens):
-            return Estimate(stages=None)
-        return training(config, spec.params, self.experiment.profile.samples, tokens)
+        samples = self.experiment.profile.samples
+        return NOT_ESTIMATED if None in (config, tokens) else training(config, spec.params, samples, tokens)
 
     def seconds(self, made: Estimate, machine: Hardware) -> float | None:
         """Seconds of all stages, on this machine at measured rates where there are any.
