@@ -1,7 +1,7 @@
 """The paper's tables in their rehearsal, killed at random moments and gone on with: the same answers and judgments.
 
-An hour and more: `make soak DATA=DIR` runs them, DIR being that of the sets (docs/DATA.md). What is prepared, trained and
-encoded stays; every cell, judgment and score is made again under kills.
+An hour and more: `make soak DATA=DIR` runs them, DIR being that of the sets (docs/DATA.md). What is prepared, trained
+and encoded stays; every cell, judgment and score is made again under kills.
 """
 
 from __future__ import annotations
