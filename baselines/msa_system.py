@@ -339,8 +339,8 @@ def estimate_index(spec: IndexSpec, config: ModelConfig | None, documents: Docum
 
 def _batch_shapes(documents: Documents, stored: IndexParams) -> int:
     """How many shapes the batches of a segment have: oneDNN keeps kernels of each, and the heap holes of its size."""
-    ends = torch.from_numpy(documents.lengths.cumsum())
-    first = torch.from_numpy(documents.lengths[: int((ends <= stored.segment_tokens).sum()) or 1])
+    whole = int((documents.lengths.cumsum() <= stored.segment_tokens).sum())
+    first = torch.tensor(documents.lengths[: whole or 1])
     return min(
         MOST_SHAPES, len({(len(batch), int(first[batch].max())) for batch in batches(first, stored.batch_tokens)})
     )
