@@ -80,7 +80,7 @@ class IndexParams:
     key_dtype: Literal["float32", "bfloat16", "float8", "int8"] = "float32"
     content_dtype: Literal["float32", "bfloat16"] = "float32"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    batch_tokens: Count = 2048
+    batch_tokens: Count = 1024
     segment_tokens: Tokens = SEGMENT_TOKENS
 
 

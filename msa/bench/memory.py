@@ -59,7 +59,7 @@ def encode(chosen: argparse.Namespace) -> dict[str, Any]:
     documents = list(read_documents(chosen.documents, prompter)[: chosen.number])
     tokens = sum(document.num_tokens for document in documents)
     products = _products(model, encoder.batch_tokens, PRODUCTS[encoder.precision])
-    turns = -(-tokens // encoder.batch_tokens)
+    turns = max(1, round(tokens / encoder.batch_tokens))
 
     def floor() -> None:
         for _ in range(turns):
@@ -67,6 +67,7 @@ def encode(chosen: argparse.Namespace) -> dict[str, Any]:
                 torch.mm(left, right, out=out)
 
     result = summary(repeated({"encode": lambda: encoder.segment(documents), "floor": floor}, chosen.repetitions))
+    result["floor_s"] *= tokens / (turns * encoder.batch_tokens)  # of the tokens that were encoded
     return result | {
         "tokens": tokens, "tokens_per_s": tokens / result["encode_s"],
         "share_of_floor": result["floor_s"] / result["encode_s"],

@@ -69,7 +69,7 @@ class Encoder:
         prompter: Prompter,
         key_dtype: str = "float32",
         content_dtype: str = "float32",
-        batch_tokens: int = 2048,
+        batch_tokens: int = 1024,
         directory: Path | None = None,
         precision: str = "auto",
     ):

@@ -186,15 +186,18 @@ def cache_bytes(config: ModelConfig, tokens: float, slots: float, dtype: str) ->
     return 2 * config.kv_width * ELEMENT_BYTES[dtype] * rows
 
 
-def activation_bytes(config: ModelConfig, tokens: float, dtype: str, slots: float = 0.0) -> float:
+def activation_bytes(
+    config: ModelConfig, tokens: float, dtype: str, slots: float = 0.0, gradients: bool = False
+) -> float:
     """What is alive at once within a layer for one row of ``tokens`` (:meth:`msa.model.decoder.MSAModel.forward`).
 
     The stream before and after attention, attention's output, two norms and their sum; queries, their rotation and the
-    heads' outputs; keys and values; and of the feed-forward the gate, the value and their product. Keys and values of
-    memory slots stand in front of the row's own, for each KV head and repeated for each query head.
+    heads' outputs; keys and values; and of the feed-forward the gate, the value and, for ``gradients``, their product.
+    Keys and values of memory slots stand in front of the row's own, for each KV head and repeated for each query head.
     """
     query, width = config.query_width, config.kv_width
-    alive = tokens * (6 * config.hidden_size + 3 * query + 2 * width + 3 * config.intermediate_size)
+    fed = (2 + gradients) * config.intermediate_size
+    alive = tokens * (6 * config.hidden_size + 3 * query + 2 * width + fed)
     return (alive + slots * 2 * (width + query)) * ELEMENT_BYTES[dtype]
 
 
@@ -224,7 +227,7 @@ def training_bytes(
         "gradients": 4 * total,
         STATE: 4 * (total + vectors),
         "optimiser step": 4 * held["embedding"],
-        "activations": config.layers * activation_bytes(config, tokens, "float32"),
+        "activations": config.layers * activation_bytes(config, tokens, "float32", gradients=True),
     }
 
 
