@@ -26,6 +26,7 @@ from msa_base.stage_records import records
 from tests.test_workflow import SHORT, Checkout
 
 pytestmark = pytest.mark.soak
+SEALS = ("seal.json", "cells.json", "scores.json", "judgments.json", "view.json")  # digests of those below, too
 TIMED = ("latency.json", "bank.json", "run.json", "index.json", "train.jsonl", "tracked.json")  # seconds stand in them
 SEED, PATIENCE_S = 7, 3600  # a machine may be busy
 
@@ -55,7 +56,7 @@ def content_of(results: Path) -> dict[str, Any]:
     for path in sorted(results.rglob("*")):
         name = str(path.relative_to(results))
         hidden = any(part.startswith(".") or part in ("_logs", "wandb", "report") for part in Path(name).parts)
-        if hidden or not path.is_file() or path.name in (*TIMED, "seal.json", "cells.json", "scores.json", "view.json"):
+        if hidden or not path.is_file() or path.name in (*TIMED, *SEALS):
             continue
         if path.name == "predictions.jsonl":
             rows = [json.loads(line) for line in path.read_text().splitlines()]
