@@ -26,7 +26,7 @@ from baselines.base import (
     params_of,
     pop_usage,
 )
-from baselines.parts.cost import KERNELS, reading_ranked, texts, weights
+from baselines.parts.cost import reading_ranked, texts, weights, working
 from baselines.parts.embedded import EMBEDDINGS, EmbeddedCorpus
 from baselines.parts.models import open_embedder
 from baselines.parts.reading import RagParams
@@ -48,6 +48,7 @@ SEED = 1234  # of the clusters
 DECIMALS = 6  # of a score: texts alike are embedded with more noise than this, batch by batch
 NEARER = 2 * 10**-DECIMALS  # what lies as near to the last score wanted may be its equal
 MARGIN = 16  # documents searched beyond those wanted, to see whether equals follow
+EMBEDDED_AT_ONCE = 32  # documents that are embedded together (msa.generation.embed)
 GPU_DEPTH = 2048  # faiss finds no more on a GPU
 
 
@@ -197,15 +198,15 @@ def estimate_index(spec: IndexSpec, config: ModelConfig | None, documents: Docum
     """Every document takes a forward pass of the whole model and leaves one float32 vector."""
     if config is None:
         return NOT_ESTIMATED
-    vectors = len(documents) * (config.hidden_size * 4 + cost.ID_BYTES)
+    vectors, mean = len(documents) * (config.hidden_size * 4 + cost.ID_BYTES), documents.tokens / max(1, len(documents))
+    work = cost.activation_bytes(config, EMBEDDED_AT_ONCE * mean, dtype)
     parts = (
         weights(config, dtype),
         MemoryPart("embeddings", vectors, "disk"),
         MemoryPart("embeddings, being made", vectors, "host"),
         texts(documents),
-        KERNELS,
+        *working(work, -(-len(documents) // EMBEDDED_AT_ONCE)),
     )
-    mean = documents.tokens / max(1, len(documents))
     return Estimate(parts, {"embed": cost.read_cost(config, mean) * len(documents)})
 
 

@@ -24,7 +24,7 @@ from baselines.base import (
     System,
     params_of,
 )
-from baselines.parts.cost import CACHE_COPIES, TEMPLATE_TOKENS, texts, weights
+from baselines.parts.cost import CACHE_COPIES, TEMPLATE_TOKENS, texts, weights, working
 from msa.checkpoints import read
 from msa.generation.generate import Interleave, Limits, Trace
 from msa.memory import sharded
@@ -49,9 +49,6 @@ NEEDS = ("model", "index")
 INDEX_NEEDS = ("model",)
 TOKENISED_BYTES = 140  # of a token between tokenizer and model: Python's lists, and what the tokenizer keeps (measured)
 CITATION_TOKENS = 8  # `[123456]` and the end of a citation
-# Of the work of a batch: what the heap keeps beside it, and what each further shape of batches adds, up to as many
-# shapes as oneDNN keeps kernels of (measured: docs/LOG.md)
-HEAP_SHARE, SHAPE_SHARE, MOST_SHAPES = 0.37, 0.11, 100
 MOST_EDITS = 24  # segments that a bank gets by edits while it answers, before all of few documents are joined
 SCAN_TILE = 2048  # chunks that are scored at once (msa.ops.keys.Scan)
 
@@ -324,14 +321,12 @@ def estimate_index(spec: IndexSpec, config: ModelConfig | None, documents: Docum
         rounded = cost.key_bytes(config, documents.chunks(config.pool_tokens), "float32")
     share = min(1.0, stored.segment_tokens / max(1, documents.tokens))
     work = cost.activation_bytes(config, stored.batch_tokens, dtype)
-    heap = work * (HEAP_SHARE + SHAPE_SHARE * _batch_shapes(documents, stored))
     segment = share * (sum(bank.values()) + rounded + TOKENISED_BYTES * documents.tokens)
     parts = (
         weights(config, dtype),
         *(MemoryPart(name, size, "disk") for name, size in bank.items()),
         MemoryPart("segment, being made", segment, "host"),
-        MemoryPart("work", work, "device"),
-        MemoryPart("heap and kernels", heap, "host"),
+        *working(work, _batch_shapes(documents, stored)),
         texts(documents),
     )
     return Estimate(parts, {encoding(stored.precision): cost.encode_cost(config, documents)})
@@ -341,9 +336,7 @@ def _batch_shapes(documents: Documents, stored: IndexParams) -> int:
     """How many shapes the batches of a segment have: oneDNN keeps kernels of each, and the heap holes of its size."""
     whole = int((documents.lengths.cumsum() <= stored.segment_tokens).sum())
     first = torch.tensor(documents.lengths[: whole or 1])
-    return min(
-        MOST_SHAPES, len({(len(batch), int(first[batch].max())) for batch in batches(first, stored.batch_tokens)})
-    )
+    return len({(len(batch), int(first[batch].max())) for batch in batches(first, stored.batch_tokens)})
 
 
 def encoding(precision: str) -> str:

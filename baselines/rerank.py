@@ -107,6 +107,7 @@ def estimate_cell(cell: PlannedCell) -> Estimate:
         *read.parts,
         weights(reranker, cell.dtype, "reranker"),
         MemoryPart("pair logits", logits, "device"),
+        MemoryPart("pair work", cost.activation_bytes(reranker, PAIR_BATCH_TOKENS, cell.dtype), "device"),
         KERNELS,
     )
     return replace(read, parts=parts, stages=(read.stages or {}) | {"rerank": pair * (work.questions * pairs)})

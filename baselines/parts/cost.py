@@ -23,6 +23,15 @@ READER_BATCH_TOKENS = 16384  # padded prompt tokens that the common reader reads
 
 # kernels and buffers that oneDNN keeps, one of each shape that it met in bfloat16 (measured, docs/LOG.md)
 KERNELS = MemoryPart("kernels", 0.2e9, "host")
+# of the work of a batch: what the heap keeps beside it, and what each shape of batches adds, up to as many shapes as
+# oneDNN keeps kernels of (measured on banks of 2,560 and of 256 wide models, docs/LOG.md)
+HEAP_SHARE, SHAPE_SHARE, MOST_SHAPES = 0.37, 0.11, 100
+
+
+def working(work: float, shapes: int) -> tuple[MemoryPart, MemoryPart]:
+    """What batches of some shapes take that need ``work`` bytes at once, and what stays behind of them on a host."""
+    heap = work * (HEAP_SHARE + SHAPE_SHARE * min(shapes, MOST_SHAPES))
+    return MemoryPart("work", work, "device"), MemoryPart("heap and kernels", heap, "host")
 
 
 def weights(config: ModelConfig, dtype: str, name: str = "weights") -> MemoryPart:

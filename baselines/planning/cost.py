@@ -40,7 +40,7 @@ from msa_base.validate import read_yaml
 DOCUMENT_TOKENS = 96  # of a corpus entry without `document_tokens`: its module's default budget
 # tokens that tasks.stages.vocabulary adds to the `words` and `pieces` of a profile: names, templates, characters
 FIXED_WORDS = 14_400
-PROCESS_BYTES = 0.5e9  # of a process that imports torch and reads tables, before data and weights (docs/LOG.md)
+PROCESS_BYTES = 0.45e9  # of a process that imports torch and reads tables, before data and weights (docs/LOG.md)
 USABLE_SHARE = 0.9  # of a memory, that one cell may plan to fill
 LEAST_SHARE = 0.25  # of some row's FLOPs; a stage that is nowhere more cannot be told from the others
 
