@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_refused_with_its_figures(planner: Callable[..., Pl
     assert verdict.status == "out_of_memory"
     assert verdict.reason == "disk needs 70.0 GB, has 60.0 GB to give (bank 70.0)"
     limited = planner(host_gb=10).judge(made, HERE)
-    assert limited.reason.startswith("host needs 20.5 GB, has 9.0 GB to give (weights 20.0, process 0.5); disk needs")
+    assert limited.reason.startswith("host needs 20.4 GB, has 9.0 GB to give (weights 20.0, process 0.5); disk needs")
     assert verdict.seconds == pytest.approx(3600)
 
 
