@@ -143,7 +143,8 @@ class Attention(nn.Module):
         """Folded routing queries [..., W]; no RoPE."""
         _, groups, length = self.config.routing_heads
         q = self._heads(self.router_q_proj[0], x, length)
-        return router.fold_queries(q, groups, self.config.normalise_routing, self.config.form.head_weights)
+        form = self.config.form
+        return router.fold_queries(q, groups, self.config.normalise_routing and not form.query_norms, form.head_weights)
 
     def routing_keys(self, x: Tensor) -> Tensor:
         """Routing keys [..., W] of pooled hidden states; no RoPE."""

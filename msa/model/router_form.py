@@ -25,6 +25,8 @@ class RouterForm:
             ``mean``; or the ``last`` token alone.
         query_tokens: of a request, which route: its whole ``wording``, or the user's ``question`` in it alone. What all
             requests share says nothing of a document, and a mean counts it with the rest.
+        query_norms: a question's token counts by the length of its routing query, where a plain mean of cosines lets
+            every word count alike. It needs ``query_reduce: mean``.
         head_weights: of the query heads' cosines, one each; empty for their mean.
         layer_weights: of the routed layers in a fused list, one each; empty for equal ones.
         fused: one list of documents for all layers, from the weighted sum of their scores on the question alone, in
@@ -37,6 +39,7 @@ class RouterForm:
     bias: bool = False
     query_reduce: Literal["max", "mean", "last"] = "max"
     query_tokens: Literal["wording", "question"] = "wording"
+    query_norms: bool = False
     head_weights: tuple[Positive, ...] = ()
     layer_weights: tuple[Positive, ...] = ()
     fused: bool = False
@@ -44,6 +47,8 @@ class RouterForm:
     def __post_init__(self) -> None:
         for name in ("head_weights", "layer_weights"):  # a list where it comes from YAML
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.query_norms and self.query_reduce != "mean":
+            raise Wrong("key 'query_norms' weighs the tokens of a mean; set query_reduce: mean, or leave it out")
         if self.layer_weights and not self.fused:
             raise Wrong("key 'layer_weights' weighs a fused list; set fused: true, or leave it out")
 

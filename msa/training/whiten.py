@@ -36,6 +36,7 @@ from msa_base.errors import UserError, run_command
 from msa_base.json_lines import read_json_lines
 from msa_base.options import add_number, add_threads, given_path
 from msa_base.records import Document
+from msa_base.seal import checkpoint_digest, file_digest
 from msa_base.tables import whole_directory
 
 BATCH_TOKENS = 4096
@@ -51,6 +52,7 @@ class Backbone:
         self.prompter = Prompter(guarded(tokenizer))
         self.model: MSAModel = read.read_model(stored)
         self.precision = precision.choose("encoding", "auto", self.model.device)
+        self.digest = file_digest(stored.path) if stored.tokenizer else checkpoint_digest(stored.path.parent)
 
     def asked(self, questions: list[str], form: RouterForm) -> list[Row]:
         """Questions as a model of such routers is asked them, with the tokens that route."""
@@ -59,11 +61,16 @@ class Backbone:
 
     @torch.no_grad()
     def states(
-        self, rows: list[list[int]], layers: list[int], said: str
+        self, rows: list[list[int]], layers: list[int], said: str, done: int = 0
     ) -> Iterator[tuple[list[int], Tensor, dict[int, Tensor]]]:
-        """Numbers of some rows, their lengths [B], and the normed inputs [B, M, E] of some layers."""
-        with tqdm(total=sum(map(len, rows)), desc=said, unit="token", unit_scale=True, mininterval=5) as bar:
-            for batch in by_length(list(map(len, rows)), BATCH_TOKENS):
+        """Numbers of some rows, their lengths [B], and the normed inputs [B, M, E] of some layers.
+
+        ``done`` batches are left out.
+        """
+        batches = list(by_length(list(map(len, rows)), BATCH_TOKENS))[done:]
+        total = sum(len(rows[number]) for batch in batches for number in batch)
+        with tqdm(total=total, desc=said, unit="token", unit_scale=True, mininterval=5) as bar:
+            for batch in batches:
                 ids, kept = pad_rows([rows[number] for number in batch], self.prompter.pad), {}
                 lengths = torch.tensor([len(rows[number]) for number in batch])
                 with precision.autocast(self.precision, ids.device):

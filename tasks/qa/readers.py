@@ -10,7 +10,7 @@ import re
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -243,12 +243,16 @@ def trec_dl(found: SetData, files: Files) -> None:
         found.add_question(query, text, [], gold, grades=degrees, own=own, needs_answers=False)
 
 
-def _squad_items(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
-    """(id, paragraph, question, answers) of SQuAD's articles or of the hub's rows; an impossible one has no answers."""
+def _squad_items(path: Path, without: Collection[str] = ()) -> Iterator[tuple[str, str, str, list[str]]]:
+    """(id, paragraph, question, answers) of SQuAD's articles or of the hub's rows; an impossible one has no answers.
+
+    ``without``: titles of articles that are left out.
+    """
     if path.suffix == ".json" and isinstance(content := parse_json(path.read_bytes()), Mapping):
         items = (
             (item, paragraph["context"], item["answers"])
             for article in content["data"]
+            if article.get("title") not in without
             for paragraph in article["paragraphs"]
             for item in paragraph["qas"]
         )
@@ -259,10 +263,10 @@ def _squad_items(path: Path) -> Iterator[tuple[str, str, str, list[str]]]:
         yield str(item["id"]), context, item["question"], [text for text in texts if text.strip()]
 
 
-def _add_squad(found: SetData, files: Files, abstain: bool) -> None:
+def _add_squad(found: SetData, files: Files, abstain: bool, without: Collection[str] = ()) -> None:
     """Add paragraphs and questions; those without an answer where ``abstain``, with the paragraph as their own."""
     for path in (path for paths in files.values() for path in paths):
-        for question_id, context, question, answers in _squad_items(path):
+        for question_id, context, question, answers in _squad_items(path, without):
             key = found.add_passage(context)
             known = found.questions.get(question_id)
             if not answers and not abstain:
@@ -280,6 +284,12 @@ def squad(found: SetData, files: Files) -> None:
     question on it, that stands in several files counts once.
     """
     _add_squad(found, files, abstain=False)
+
+
+def squad_apart(found: SetData, files: Files) -> None:
+    """SQuAD's layout, without the articles that a file under ``without`` has too, by title."""
+    titles = {article["title"] for path in files["without"] for article in parse_json(path.read_bytes())["data"]}
+    _add_squad(found, {"articles": files["articles"]}, abstain=False, without=titles)
 
 
 def squad_abstain(found: SetData, files: Files) -> None:
@@ -344,7 +354,7 @@ READERS: dict[str, Callable[[SetData, Files], None]] = {
     function.__name__: function
     for function in (
         *(released, hipporag, gold_contexts, ms_marco, triviaqa, narrative_stories, narrative_summaries, dureader),
-        *(trec_dl, squad, squad_abstain, locomo, retrieved_passages),
+        *(trec_dl, squad, squad_apart, squad_abstain, locomo, retrieved_passages),
     )
 }
 

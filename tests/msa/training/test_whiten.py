@@ -14,10 +14,12 @@ from msa.checkpoints.write import save
 from msa.memory.encode import Encoder
 from msa.model.decoder import MSAModel
 from msa.model.moments import Moments
+from msa.model.prompt import Row
 from msa.model.router_form import RouterForm
 from msa.ops.reference import pool_chunks
 from msa.training import whitened
-from msa.training.whiten import projection, whiten
+from msa.training.cached_states import cache
+from msa.training.whiten import Backbone, projection, whiten
 from msa_base.errors import UserError
 from msa_base.paths import Paths
 from msa_base.specs import ModelSpec
@@ -94,6 +96,55 @@ def test_a_score_is_the_cosine_of_whitened_states(place, documents, monkeypatch,
     assert torch.allclose(given.double(), chunks.whitening(0.1), atol=1e-4)
     keys = Encoder(model, prompter, precision="float32").segment(documents).layers[1].routing.values
     assert keys.shape[1] == 32 and torch.allclose(keys.norm(dim=-1), torch.ones(len(keys)), atol=1e-5)
+
+
+def test_states_are_kept_and_a_killed_call_goes_on(place, documents, monkeypatch) -> None:
+    """Chunks of documents and routing tokens of questions are those of the model; nothing is computed twice."""
+    monkeypatch.setattr("msa.training.whiten.precision.fast_bfloat16", lambda where: False)
+    monkeypatch.setattr("msa.training.whiten.BATCH_TOKENS", 40)
+    monkeypatch.setattr("msa.training.cached_states.SAVE_EVERY", 1)
+    backbone = Backbone(read.find(place / "backbone"))
+    numbered = [replace(document, doc_id=100_000 + number) for number, document in enumerate(documents)]
+    texts = [Row().add(ids, routing=True) for ids in backbone.prompter.documents(numbered)]
+    asked = backbone.asked([f"what is {document.text}" for document in documents], RouterForm(query_tokens="question"))
+    computed, plain = [], backbone.states
+
+    def breaks(*given):
+        for found in plain(*given):
+            if len(computed) == 2:
+                computed.append(None)
+                raise KeyboardInterrupt
+            computed.append(found[0])
+            yield found
+
+    monkeypatch.setattr(backbone, "states", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        cache(backbone, texts, [1, 2], 4, place / "kept", "documents")
+    kept = cache(backbone, texts, [1, 2], 4, place / "kept", "documents")
+    numbers = [number for batch in computed if batch for number in batch]
+    assert sorted(numbers) == list(range(len(texts)))  # each row once, before or after the kill
+    cache(backbone, texts, [1, 2], 4, place / "kept", "documents")
+    assert len([batch for batch in computed if batch for _ in batch]) == len(texts)
+    questions = cache(backbone, asked, [2], 1, place / "asked", "questions")
+    for number, (row, ask) in enumerate(zip(texts, asked, strict=True)):
+        h = list(backbone.model.states(torch.tensor([row.ids]), torch.arange(len(row.ids))))[2]
+        pooled = pool_chunks(h, torch.tensor([len(row.ids)]), 4)[0]
+        begin, end = kept.first[number : number + 2].tolist()
+        assert torch.allclose(kept.layer(2)[begin:end].float(), pooled, atol=2e-3)
+        h = list(backbone.model.states(torch.tensor([ask.ids]), torch.arange(len(ask.ids))))[2]
+        begin, end = questions.first[number : number + 2].tolist()
+        assert torch.allclose(questions.layer(2)[begin:end].float(), h[0][torch.tensor(ask.routing)], atol=2e-3)
+
+
+def test_a_token_counts_by_the_length_of_its_query(place) -> None:
+    form = RouterForm(1, 1, 32, bias=True, query_reduce="mean", query_norms=True)
+    whiten(place / "backbone", place / "msa", place / "texts.jsonl", "1", form, 4, 3)
+    attention = read.load(place / "msa").model.layers[1].self_attn
+    h = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
+    found, plain = attention.routing_queries(h), attention.router_q_proj[0](h)
+    assert torch.allclose(found, plain * 32**-0.5, atol=1e-5)
+    with pytest.raises(ValueError, match="query_reduce: mean"):
+        RouterForm(query_norms=True)
 
 
 @pytest.mark.parametrize(

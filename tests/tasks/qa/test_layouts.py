@@ -143,6 +143,17 @@ def test_squad_2_keeps_its_unanswerable_questions(made, hub) -> None:
     assert list(found.questions) == ["1"] and found.left_out == {"no answer": 1}
 
 
+def test_articles_of_another_file_are_left_out_by_title(made) -> None:
+    rows = [{**SQUAD[0], "id": "3", "context": "Oslo lies on a fjord.", "answers": ["a fjord"]}]
+    both = {
+        "data": [{**articles(part)["data"][0], "title": title} for part, title in ((SQUAD, "Rome"), (rows, "Oslo"))]
+    }
+    other = {"data": [{"title": "Rome", "paragraphs": []}]}
+    found = read_set("squad_apart", {"articles": made("a.json", both), "without": made("w.json", other)}, "")
+    assert gold(found, "3") == ["Oslo lies on a fjord."] and list(found.questions) == ["3"]
+    assert list(found.passages.values()) == ["Oslo lies on a fjord."]
+
+
 def test_one_id_for_two_questions_keeps_both(made) -> None:
     german = [{**SQUAD[0], "context": "Rom liegt am Tiber.", "question": "Wo?", "answers": ["Tiber"]}]
     files = {
