@@ -19,7 +19,7 @@
 # check-hipporag   HippoRAG 2 against dense retrieval, paired intervals        make check-hipporag DATA=DIR
 # wandb-sync       sends to Weights & Biases what was mirrored offline       make wandb-sync PROFILE=tiny
 # test             the tests
-# soak             what takes an hour or more: coverage of intervals, kills, full disks, thousands of drawn cases
+# soak             what takes an hour or more: coverage of intervals, kills (with DATA=DIR of the tables too), full disks, drawn cases
 # mutants          faults put into the modules that make numbers, and whether tests catch them; some minutes
 # versions         the tests under Python 3.11 to 3.13 and torch 2.11 to 2.13      make versions
 # lint             style and layers
