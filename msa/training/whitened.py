@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import torch
 
 from msa.checkpoints import hub, read
 from msa.checkpoints.write import write
+from msa.model.config import ModelConfig
 from msa.model.stated import Router
 from msa.ops import precision
 from msa.training.sources import TABLES, made_from, stated_layers
@@ -66,14 +67,20 @@ def check_model(name: str, models: Mapping[str, ModelSpec], where: str) -> None:
         params.router.check_layers(layers, where)
 
 
-def whiten(name: str, spec: ModelSpec, paths: Paths) -> None:
-    """Write the checkpoint, and one line of train.jsonl: what it read, and how long that took."""
-    params, started = read_params(spec, f"models.yaml: {name}: params"), time.perf_counter()
-    stored, samples = read.find(paths.model(spec.after)), paths.samples(spec.samples[0])
+def routed_config(name: str, params: WhitenedParams, stored: hub.Stored) -> ModelConfig:
+    """A backbone's config with an entry's routers; a UserError where their parts do not fit each other."""
     router = {**vars(params.router), "routed_layers": tuple(params.router.routed_layers)}
     config = replace(read.read_config(stored), **router)
     heads, groups, _ = config.routing_heads
     config.form.check(heads, groups, len(config.routed_layers), f"models.yaml: {name}: params: router: form")
+    return config
+
+
+def whiten(name: str, spec: ModelSpec, paths: Paths, _: str = "") -> None:
+    """Write the checkpoint, and one line of train.jsonl: what it read, and how long that took."""
+    params, started = read_params(spec, f"models.yaml: {name}: params"), time.perf_counter()
+    stored, samples = read.find(paths.model(spec.after)), paths.samples(spec.samples[0])
+    config = routed_config(name, params, stored)
     banks, asked = (read_arrow(table, samples / f"{table}.parquet").to_pylist() for table in TABLES)
     by_text = {row["text"]: Document(row["doc_id"], row["text"], row["num_tokens"]) for row in banks}
     documents = list(by_text.values())[: params.documents]
@@ -89,22 +96,28 @@ def whiten(name: str, spec: ModelSpec, paths: Paths) -> None:
         temporary.write_text(json.dumps(entry) + "\n")
 
 
-def main() -> None:
-    parser = experiment_parser(__doc__)
+def run(description: str | None, kind: str, make: Callable[[str, ModelSpec, Paths, str], None]) -> None:
+    """The command of a kind: make the model of an entry and seal it, unless it is there and current."""
+    parser = experiment_parser(description)
     parser.add_argument("--model", required=True, help="an entry of models.yaml of this kind")
     add_threads(parser, 0, "CPU threads in all (default: 0, torch's choice)", least=0)
     chosen = parser.parse_args()
     experiment, paths = open_experiment(chosen)
-    known = {name: entry for name, entry in experiment.models.items() if entry.kind == __spec__.name}
+    known = {name: entry for name, entry in experiment.models.items() if entry.kind == kind}
     check_known([chosen.model], known, "--model", chosen.configs / "models.yaml")
     if chosen.threads:
         torch.set_num_threads(chosen.threads)
     spec, directory = known[chosen.model], paths.model(chosen.model)
     seal: Path = directory / SEAL
-    if Seal.current(seal, made_from(spec, paths)):
+    made = made_from(spec, paths)
+    if Seal.current(seal, made):
         return
-    whiten(chosen.model, spec, paths)
+    make(chosen.model, spec, paths, made.digest)
     write_seal(seal, made_from(spec, paths), [LOG, *Seal.read(seal).files])
+
+
+def main() -> None:
+    run(__doc__, __spec__.name, whiten)
 
 
 if __name__ == "__main__":
