@@ -68,7 +68,7 @@ class WarmUpParams(WhitenedParams):
 
 
 @dataclass(frozen=True)
-class Texts:
+class CachedTexts:
     """Cached documents and questions; ``gold`` [Q] is the place of the document that answers each question."""
 
     documents: CachedStates
@@ -76,7 +76,7 @@ class Texts:
     gold: Tensor
 
 
-class Side(nn.Module):
+class RouterSide(nn.Module):
     """One projection of a router, as what it adds to whitened states."""
 
     def __init__(self, moments: Moments, shrinkage: float, width: int, repeats: int, length: int):
@@ -110,7 +110,10 @@ class Routers(nn.Module):
         self.sides = nn.ModuleDict()
         for layer, (queries, keys) in moments.items():
             width = config.routing_width
-            both = Side(queries, shrinkage, width, heads // groups, length), Side(keys, shrinkage, width, 1, length)
+            both = (
+                RouterSide(queries, shrinkage, width, heads // groups, length),
+                RouterSide(keys, shrinkage, width, 1, length),
+            )
             self.sides[str(layer)] = nn.ModuleList(both)
         self.shares = config.form.shares(len(moments))
         self.precision = precision.choose("training", "auto", torch.device("cpu"))
@@ -124,7 +127,7 @@ class Routers(nn.Module):
                 state[f"{place}.weight"], state[f"{place}.bias"] = (part.detach() for part in side.linear())
         return state
 
-    def forward(self, texts: Texts, questions: Tensor, documents: Tensor, dropout: float = 0.0) -> Tensor:
+    def forward(self, texts: CachedTexts, questions: Tensor, documents: Tensor, dropout: float = 0.0) -> Tensor:
         """Scores of the fused list, weighted over layers: numbers of questions and documents -> [Q, N]."""
         form, groups, total = self.config.form, self.config.routing_heads[1], 0.0
         tokens, asked = spread(texts.questions, questions)
@@ -155,7 +158,7 @@ def spread(states: CachedStates, rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def ranks(routers: Routers, texts: Texts, questions: Tensor) -> Tensor:
+def ranks(routers: Routers, texts: CachedTexts, questions: Tensor) -> Tensor:
     """Of each question's gold document among all, from 0 [Q]."""
     routers.eval()
     every, found = torch.arange(len(texts.documents.lengths)), []
@@ -194,7 +197,7 @@ def check_model(name: str, models: Mapping[str, ModelSpec], where: str) -> None:
         params.router.check_layers(layers, where)
 
 
-def read_texts(samples: Path, backbone: Backbone, config: ModelConfig, params: WarmUpParams, kept: Path) -> Texts:
+def read_texts(samples: Path, backbone: Backbone, config: ModelConfig, params: WarmUpParams, kept: Path) -> CachedTexts:
     """A sample set's first documents and the questions on them, their states cached in ``kept``."""
     banks, asked = (read_arrow(table, samples / f"{table}.parquet").to_pylist() for table in TABLES)
     by_text = {row["text"]: Document(row["doc_id"], row["text"], row["num_tokens"]) for row in banks}
@@ -212,10 +215,12 @@ def read_texts(samples: Path, backbone: Backbone, config: ModelConfig, params: W
     states = cache(backbone, rows, layers, config.pool_tokens, kept / "documents", f"{samples.name} documents")
     rows = backbone.asked([question for question, _ in pairs], form)
     questions = cache(backbone, rows, layers, 1, kept / "questions", f"{samples.name} questions")
-    return Texts(states, questions, torch.tensor([place[text] for _, text in pairs]))
+    return CachedTexts(states, questions, torch.tensor([place[text] for _, text in pairs]))
 
 
-def learn(routers: Routers, fit: Texts, development: Texts, params: WarmUpParams, kept: Path) -> list[dict[str, Any]]:
+def learn(
+    routers: Routers, fit: CachedTexts, development: CachedTexts, params: WarmUpParams, kept: Path
+) -> list[dict[str, Any]]:
     """Train; ``routers`` keep the weights that find most for development. Returns the log; goes on from ``kept``."""
     optimizer = torch.optim.AdamW(routers.parameters(), lr=params.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     place, every = kept / "state.pt", torch.arange(len(development.gold))
