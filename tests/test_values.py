@@ -83,6 +83,7 @@ RIGHT: list[tuple[str, Callable[[Any], bool]]] = [
     (r"configs/models\.yaml: msa_4b/params/router", is_nothing),
     (r"configs/models\.yaml: .*/(decay_share|final_share|matrix_weight_decay|answer_share|routing_dropout)", is_zero),
     (r"configs/models\.yaml: .*/(\w+_weight|answer_shares/\w+|temperature|top_p|\w+put_usd|routed_layers/0)", is_zero),
+    (r"configs/models\.yaml: .*/form/(query_heads|key_heads|head_dim)", is_nothing),
     (r"configs/models\.yaml: .*/query_prefix", lambda value: value == ""),
     (r"configs/profiles/.*: limits/\w+", is_nothing),
     (r"configs/profiles/.*: (data|hardware|published|extends|limits/\w+)", is_nothing),

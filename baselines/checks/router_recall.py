@@ -198,12 +198,16 @@ def token_scores(queries: Tensor, keys: Tensor, real: Tensor, heads: int) -> Ten
     return torch.cat(best)
 
 
-def reduced(scores: Tensor, lengths: Tensor) -> dict[str, Tensor]:
-    """Passage scores [Q, N] of every question by reduction over its tokens."""
-    each = scores.split(lengths.tolist())
+def reduced(scores: Tensor, lengths: Tensor, queries: Tensor) -> dict[str, Tensor]:
+    """Passage scores [Q, N] of every question by reduction over its tokens, whose routing queries are [n, R].
+
+    ``mean by length`` is the form with ``query_norms`` (of several heads, their common length).
+    """
+    each, long = scores.split(lengths.tolist()), scores * queries.norm(dim=1, keepdim=True)
     return {
         "max": torch.stack([part.amax(0) for part in each]),
         "mean": torch.stack([part.mean(0) for part in each]),
+        "mean by length": torch.stack([part.mean(0) for part in long.split(lengths.tolist())]),
         "last": torch.stack([part[-1] for part in each]),
     }
 
@@ -249,7 +253,7 @@ def measure(
             if pool == POOL:
                 routers["raw states"] = (questions, keys, 1)
             for name, (q, k, heads) in routers.items():
-                for how, scores in reduced(token_scores(q, k, real, heads), lengths).items():
+                for how, scores in reduced(token_scores(q, k, real, heads), lengths, q).items():
                     kept.setdefault((name, how), []).append(scores)
                     found = recall(scores.topk(max(KS)).indices, gold)
                     yield {"layers": str(layer), "P": pool, "router": name, "reduce": how, **found}
