@@ -13,7 +13,6 @@ Writes _tuning/{system}.json, which the report shows; the entry's own values sta
 from __future__ import annotations
 
 import itertools
-import re
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -82,7 +81,8 @@ def read_tuning(directory: Path, count: int, own_banks: bool = False) -> TuningS
         name = f"{SPLIT}-{row['sample_id']:05d}"
         # grouping by task spreads them
         questions.append(Question(name, row["question"], row["answer_prefix"], MAX_NEW_TOKENS, row["task"]))
-        values[name] = re.split(r", and |, ", row["answer"])
+        said = [note["value"] for note in row.get("notes") or () if note["value"] in row["answer"]]
+        values[name] = said or [row["answer"]]
         gold[name] = [renamed[row["bank_id"], doc_id] for group in row["chain"] for doc_id in group]
         bank_of[name] = str(row["bank_id"]) if own_banks else None
     chosen = [replace(question, overlay_id=bank_of[question.question_id]) for question in spread(questions, count)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Annotated, Any, Literal
@@ -57,6 +57,7 @@ class SampleSpec:
     weights: Weights = field(default_factory=WEIGHTS.copy)  # of the tasks among the questions; others are not asked
     tasks_per_bank: Whole = 0  # drawn by weight, so that a bank's documents differ in names alone; 0: all
     one_attribute_share: Share = 0.0  # of the banks, those whose facts are all about one attribute, likewise
+    keyed_answers: bool = False  # answers to needles say `key is:` before the value; `is:` alone of a UUID
 
 
 @dataclass(frozen=True)
@@ -137,17 +138,29 @@ class BankDraft:
 
     def ask_needles(self, task: str, kind: str, needles: Sequence[tuple[str, str, int]]) -> None:
         """Make needles (key, value, document) askable together: all values of one key, or one value of each key."""
-        keys = list(dict.fromkeys(key for key, _, _ in needles))
-        values, documents = [value for _, value, _ in needles], dict.fromkeys(document for _, _, document in needles)
+        of_key: dict[str, list[str]] = {}
+        for key, value, _ in needles:
+            of_key.setdefault(key, []).append(value)
+        keys, documents = list(of_key), dict.fromkeys(document for _, _, document in needles)
         self.asks[task].append(
             BankQuestion(
                 task,
-                lambda: wording.ruler_question(keys, kind, len(values) // len(keys)),
-                wording.listing(values),
+                lambda: wording.ruler_question(keys, kind, len(needles) // len(keys)),
+                self.needle_answer(task, of_key),
                 (tuple(documents),),
                 tuple(needles),
             )
         )
+
+    def needle_answer(self, task: str, of_key: Mapping[str, Sequence[str]]) -> str:
+        """Values, behind their keys where that is asked for: as needles say it, so that the key leads to the value.
+
+        RULER counts values wherever they stand. A key that is a UUID is left out, since it is as long as its value.
+        """
+        if not self.spec.keyed_answers:
+            return wording.listing([value for values in of_key.values() for value in values])
+        said = {key: "is: " + wording.listing(values) for key, values in of_key.items()}
+        return wording.listing([text if task == "mk3" else f"{key} {text}" for key, text in said.items()])
 
     def ask_entity(self, task: str, questions: Sequence[str], entity: str, chain: Chain, notes: Notes) -> None:
         """Make the last note's value askable, in one of several wordings on an entity."""
@@ -242,13 +255,13 @@ class BankDraft:
         return result
 
 
-def _answer(ask: BankQuestion, doc_ids: Sequence[int]) -> tuple[str, list[list[int]]]:
+def _answer(bank: BankDraft, ask: BankQuestion, doc_ids: Sequence[int]) -> tuple[str, list[list[int]]]:
     """The answer and chain under final ids: several values of one key stand in the order of their documents' ids."""
     if ask.task != "mv":
         return ask.answer, [[doc_ids[index] for index in hop] for hop in ask.chain]
-    values = ask.answer.replace(", and ", ", ").split(", ")
-    order = sorted(zip((doc_ids[index] for index in ask.chain[0]), values, strict=True))
-    return wording.listing([value for _, value in order]), [[doc_id for doc_id, _ in order]]
+    order = sorted((doc_ids[index], key, value) for key, value, index in ask.notes)
+    values = [value for _, _, value in order]
+    return bank.needle_answer(ask.task, {order[0][1]: values}), [[doc_id for doc_id, _, _ in order]]
 
 
 def make_bank(
@@ -261,7 +274,7 @@ def make_bank(
     doc_ids = list(islice(random_ids(f"samples/{name}/{spec.seed}/{bank_id}", len(bank.texts)), len(bank.texts)))
     rows = []
     for ask, question, prefix in bank.questions():
-        answer, chain = _answer(ask, doc_ids)
+        answer, chain = _answer(bank, ask, doc_ids)
         notes = [{"key": key, "value": value, "doc_id": doc_ids[index]} for key, value, index in ask.notes]
         asked = {"bank_id": bank_id, "task": ask.task, "question": question, "answer_prefix": prefix}
         rows.append({**asked, "answer": answer, "chain": chain, "notes": notes})

@@ -28,7 +28,9 @@ def tuned(workplace: Workplace) -> Workplace:
         for number, row in enumerate(rows[:6]):
             sample = {"sample_id": len(samples), "bank_id": bank, "task": f"t{number % 2}", "answer_prefix": ""}
             asked = " ".join(row["text"].split()[:8])
-            samples.append({**sample, "question": asked, "answer": "1, 2, and 3", "chain": [[row["doc_id"]]]})
+            notes = [{"key": "k", "value": value, "doc_id": row["doc_id"]} for value in "1234"]  # the last is not asked
+            told = {"question": asked, "answer": "k is: 1, 2, and 3", "notes": notes}
+            samples.append({**sample, **told, "chain": [[row["doc_id"]]]})
     directory = workplace.paths.samples("tuning")
     write_table("banks", banks, directory / "banks.parquet")
     write_table("samples", samples, directory / "samples.parquet")

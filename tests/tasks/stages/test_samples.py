@@ -168,3 +168,25 @@ def test_nothing_evaluated_is_trained_on(banks, make) -> None:
     assert len(sentences) > 500 and len(kept) > 1500 and len(questions) > 150 and len(asked) == 80
     assert not sentences & kept
     assert not questions & asked
+
+
+def test_keyed_answers_say_the_key_before_its_values(tokenizer, prose) -> None:
+    read, wrapper = Prose.read(tokenizer, prose, wording.TRAIN), wrapper_tokens(tokenizer)
+    made = {}
+    for keyed in (False, True):
+        spec = samples.SampleSpec(bank_tokens=3072, banks=2, questions=60, keyed_answers=keyed)
+        made[keyed] = [samples.make_bank(bank, "short", spec, read, tokenizer, wrapper) for bank in range(spec.banks)]
+    seen = set()
+    for (documents, plain), (same, rows) in zip(made[False], made[True], strict=True):
+        assert documents == same
+        for before, row in zip(plain, rows, strict=True):
+            assert {**row, "answer": before["answer"]} == before
+            keys = [note["key"] for note in row["notes"]]
+            said = re.findall(r"(\S+) is: ", row["answer"])
+            if row["task"] in ("facts", "two_hop", "mk3"):
+                assert row["answer"] == ("is: " if row["task"] == "mk3" else "") + before["answer"]
+                continue
+            seen.add(row["task"])
+            assert said == list(dict.fromkeys(keys))
+            assert re.sub(r"\S+ is: ", "", row["answer"]) == before["answer"]
+    assert seen == {"s1", "s2", "s3", "mk2", "mv", "mq"}
