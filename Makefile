@@ -25,7 +25,7 @@
 # lint             style and layers
 # clean            a profile's results; the environment stays
 # help             this list
-# With any of these: ISA=avx2 holds torch, oneDNN, MKL, FAISS and the kernels here to AVX2, as most laptops have    make bench ISA=avx2
+# With any of these: ISA=avx2 holds torch, oneDNN, MKL, FAISS, libxsmm and the kernels here to AVX2, as most laptops have    make bench ISA=avx2
 # Each sets up what it needs by itself: Python >= 3.11, make and a C compiler are enough.
 
 PROFILE ?= tiny
@@ -43,7 +43,7 @@ EXPERIMENT = --profile $(call quoted,PROFILE)$(if $(value DATA), --data $(call q
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 FAISS_OPT_LEVEL=avx2
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 FAISS_OPT_LEVEL=avx2 LIBXSMM_TARGET=hsw
 ifneq ($(ISA),)
 $(if $(filter avx2,$(ISA)),,$(error ISA=$(ISA) is unknown; write ISA=avx2 or leave it out))
 $(foreach held,$(AVX2),$(eval export $(held)))
@@ -143,4 +143,6 @@ $(READY): pyproject.toml constraints.txt
 	    "name one: make PYTHON=python3.12" >&2; exit 2; }
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[suite,dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --only-binary :all: --editable '.[peers]' || \
+	  echo "no wheels of the libraries that make bench races (extra peers); their rows will be \"not measured\""
 	@touch $@

@@ -28,10 +28,12 @@ PEERS = {  # title and colour
     "folded": ("heads folded, torch", "#e69f00"),
     "compiled": ("folded, torch.compile", "#009e73"),
     "faiss": ("FAISS flat", "#cc79a7"),
+    "numkong": ("NumKong", "#8a6d3b"),
+    "maxsim_cpu": ("maxsim-cpu, a call a token", "#999999"),
     "first_pass": ("this project, rounded as the others", "#56b4e9"),
     "ours": ("this project, exact", look.OURS),
 }
-OTHERS = ("folded", "compiled", "faiss")
+OTHERS = ("folded", "compiled", "faiss", "numkong", "maxsim_cpu")
 TIMES = "{:.2f} x".format
 
 
@@ -49,7 +51,8 @@ def read(directory: Path) -> pd.DataFrame | None:
 def ratios(frame: pd.DataFrame) -> pd.DataFrame:
     """A row a cell: ours and the best other peer, each in its best dtype and in equal dtypes; ratios of medians."""
     rows = []
-    for cell, found in frame[frame["status"] == "ok"].groupby(CELL, sort=False):
+    for cell, every in frame.groupby(CELL, sort=False):
+        found = every[every["status"] == "ok"]
 
         def best(*peers: str, dtype: str | None = None, found: pd.DataFrame = found) -> pd.Series | None:
             chosen = found[found["peer"].isin(peers) & ((found["dtype"] == dtype) | (dtype is None))]
@@ -62,6 +65,8 @@ def ratios(frame: pd.DataFrame) -> pd.DataFrame:
         row |= {"bandwidth_share": ours["bandwidth_share"], "matmul_share": ours["matmul_share"]}
         row["best"] = None if other is None else f"{other['peer']} {other['dtype']}"
         row |= {"times_best": _times(other, ours), "rounded_times_best": _times(other, rounded)}
+        lost = every[every["peer"].isin(OTHERS) & (every["status"] != "ok")]
+        row["not_measured"] = ", ".join(lost["peer"].unique())
         for dtype in DTYPES:
             equal = best(*OTHERS, dtype=dtype)
             row[f"times_{dtype}"] = _times(equal, best("ours", dtype=dtype))
@@ -88,6 +93,7 @@ def table(frame: pd.DataFrame) -> Table:
         Column("times_eager", "Than per head", TIMES),
         Column("bandwidth_share", "Of bandwidth", ".0%"),
         Column("matmul_share", "Of matrix products", ".0%"),
+        Column("not_measured", "Not measured"),
     ]
     found = ratios(frame).reindex(columns=[column.name for column in columns]).astype(object)
     rows = list(found.where(found.notna(), None).itertuples(index=False, name=None))
@@ -137,6 +143,9 @@ def main() -> None:
     machine = directory / "machine.json"
     if machine.exists():
         print(f"{read_json(machine)['name']}, {read_json(machine)['threads']} threads, {len(frame)} rows")
+    lost = frame.loc[frame["status"] != "ok", ["peer", "dtype", "status"]].drop_duplicates()
+    for row in lost.itertuples(index=False, name=None):
+        print(": ".join(row))
     own = frame[(frame["peer"] == "ours") & (frame["status"] == "ok")]
     if own["extra_bytes"].notna().any():
         each = (own["extra_bytes"] / own["chunks"] / own["batch"]).max()

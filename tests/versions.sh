@@ -30,7 +30,7 @@ for version in $pythons; do
     if [ ! -e "$home/ready" ]; then
       "$python" -m venv --clear "$home" \
         && "$home/bin/pip" install --quiet ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "torch==$torch" \
-        && "$home/bin/pip" install --quiet --constraint .versions/constraints.txt "torch==$torch" --editable '.[suite,dev]' \
+        && "$home/bin/pip" install --quiet --constraint .versions/constraints.txt "torch==$torch" --editable '.[suite,dev,peers]' \
         && touch "$home/ready" || {
         echo "python $version, torch $torch: could not be installed"
         failed=1

@@ -8,7 +8,8 @@
 
 Each row of routing.csv is one peer in one dtype on one cell; rows that are there are not measured again (delete the
 file to start afresh). Each cell has a process of its own in which peers take turns. engine.csv is the whole engine with
-a trained model and bank.
+a trained model and bank. `make bench ISA=avx2` measures as on a processor without AVX-512 and AMX. A library that is
+not installed (pip install -e '.[suite,peers]') stands there as "not measured".
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ def routing(cells: list[BenchCase], out: Path, options: dict[str, Any]) -> None:
     for cell in bar:
         mine = {column: str(value) for column, value in asdict(cell).items()}
         here = [row for row in rows if mine.items() <= row.items()]
-        rows = [row for row in rows if row["peer"] != "all" or row not in here]
-        done = {(row["peer"], row["dtype"]) for row in here if row["peer"] != "all"}
+        again = [row for row in here if row["peer"] == "all" or row["status"].startswith("not measured")]
+        rows = [row for row in rows if row not in again]
+        done = {(row["peer"], row["dtype"]) for row in here if row not in again}
         bar.set_postfix_str(f"{cell.context}, {cell.batch} x {cell.question_tokens} tokens, {cell.cache}")
         found = in_process(cell, done, options)
         if isinstance(found, int):

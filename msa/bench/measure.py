@@ -99,6 +99,7 @@ def in_process(cell: BenchCase, done: set[tuple[str, str]], options: dict[str, A
 
 
 def _child(cell: BenchCase, done: set[tuple[str, str]], options: dict[str, Any], sender: Connection) -> None:
+    os.environ["RAYON_NUM_THREADS"] = str(options["threads"])  # of maxsim-cpu, which has no argument for it
     Thread(target=_leave_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     sender.send(measure(cell, done, options))
 
@@ -210,6 +211,9 @@ def measure(cell: BenchCase, done: set[tuple[str, str]], options: dict[str, Any]
                 estimate, answer, extra = min(first, timed(run)), *_once(run, device, timed)[1:]
             count = max(1, DEFICIT_TOKENS // cell.question_tokens)
             row |= {"deficit": peers.deficit(task, answer, count), "extra_bytes": extra}
+        except peers.NotMeasured as error:
+            rows.append(row | {"status": f"not measured: {error}"})
+            continue
         except (RuntimeError, MemoryError) as error:
             rows.append(row | {"status": f"failed: {str(error).splitlines()[0][:120]}"})
             continue

@@ -1,4 +1,4 @@
-"""Every way to route one layer that is compared: per-head as released, folded, compiled, FAISS, and this project's own.
+"""Every way to route one layer that is compared: per head as released, folded, libraries, and this project's own.
 
 Each gives the k best documents of every question as positions in the bank [Q, k]; all read the same keys.
 
@@ -9,9 +9,13 @@ W = G * D.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from importlib import import_module
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +23,7 @@ from torch import Tensor
 from msa.model import router
 from msa.ops import cpu, dispatch, reference
 from msa.ops.keys import Keys
+from msa.ops.precision import may_use
 from msa.ops.reference import document_order
 from msa.ops.route import Part, route
 
@@ -26,6 +31,25 @@ HEADS, GROUPS, HEAD_DIM, K = 32, 8, 128, 16  # of the paper's model
 CHUNKS_A_DOCUMENT = 4
 TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Peer = Callable[[], Tensor]
+MAXSIM_CALLS = 256  # one a token: more of them take minutes
+# NumKong's families of instructions, and oneDNN's name for what they need
+NUMKONG = {
+    "alder": "AVX2_VNNI", "sierra": "AVX2_VNNI_2", "skylake": "AVX512_CORE", "icelake": "AVX512_CORE_VNNI",
+    "genoa": "AVX512_CORE_BF16", "turin": "AVX512_CORE_BF16", "sapphire": "AVX512_CORE_FP16",
+    "sapphireamx": "AVX512_CORE_AMX", "graniteamx": "AVX512_CORE_AMX", "diamond": "AVX512_CORE_AMX",
+}  # fmt: skip
+
+
+class NotMeasured(Exception):
+    """A peer cannot take part here; the message says why."""
+
+
+def library(name: str) -> Any:
+    """A library that is raced; NotMeasured where it cannot be imported."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise NotMeasured(f"{error}; pip install -e '.[suite,peers]'") from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +139,7 @@ def folded(task: Task, dtype: str, compiled: bool = False) -> Peer:
 
 def faiss_flat(task: Task, threads: int) -> Peer:
     """(d) FAISS flat inner product, float32, k raised until 16 distinct documents are certain, merged over tokens."""
-    import faiss
-
+    faiss = library("faiss")
     faiss.omp_set_num_threads(threads)
     faiss.cvar.distance_compute_blas_threshold = 20  # BLAS from 20 queries on; fewer are faster one by one
     index = faiss.IndexFlatIP(task.keys.shape[1])
@@ -135,8 +158,53 @@ def faiss_flat(task: Task, threads: int) -> Peer:
     return run
 
 
+def numkong(task: Task, threads: int, dtype: str) -> Peer:
+    """(e) NumKong's products of packed questions, keys as they lie, a range of them a thread; maxima in torch."""
+    numkong = library("numkong")
+    for family, level in NUMKONG.items():
+        if not may_use(level):
+            numkong.disable_capability(family)
+    rows, kept = Keys.store(task.folded.flatten(0, 1), dtype), task.stored(dtype)
+    packed, keys = (numkong.from_dlpack(stored.values) for stored in (rows, kept))
+    packed = numkong.dots_pack(packed)
+    wide = {"float32": "float64", "bfloat16": "float32", "int8": "int32"}[dtype]
+    out = numkong.zeros((len(task.keys), len(rows.values)), dtype=wide)
+    products = torch.from_numpy(np.asarray(out))  # the same memory
+    ends = torch.linspace(0, len(task.keys), threads + 1).long().tolist()
+    pool = ThreadPoolExecutor(threads)
+
+    def multiply(start: int, end: int) -> None:
+        numkong.dots_packed(keys, packed, out=out, start_row=start, end_row=end)
+
+    def run() -> Tensor:
+        list(pool.map(multiply, ends[:-1], ends[1:]))
+        scores = products if rows.scale is None else products * rows.scale
+        scores = scores.view(len(task.keys), len(task.queries), -1).amax(2).float().T
+        return best_documents(scores if kept.scale is None else scores * kept.scale, task.offsets)
+
+    return run
+
+
+def maxsim_cpu(task: Task) -> Peer:
+    """(f) maxsim-cpu, float32. It sums over a question's tokens where routing takes a maximum: asked once a token."""
+    scores = library("maxsim_cpu").maxsim_scores
+    tokens = task.folded.flatten(0, 1)
+    if len(tokens) > MAXSIM_CALLS:
+        raise NotMeasured(f"one call a token would be {len(tokens):,} calls")
+    starts, lengths = task.offsets[:-1, None], task.offsets.diff()[:, None]
+    chunks = torch.arange(int(lengths.max())).minimum(lengths - 1)  # a shorter document repeats its last chunk
+    documents, rows = task.keys[starts + chunks].numpy(), tokens.numpy()
+
+    def run() -> Tensor:
+        found = torch.from_numpy(np.stack([scores(rows[i : i + 1], documents) for i in range(len(rows))]))
+        best = found.view(len(task.queries), -1, len(documents)).amax(1)
+        return best.topk(min(K, len(documents)), dim=1).indices
+
+    return run
+
+
 def ours(task: Task, dtype: str, first: str | None = None) -> Peer:
-    """(e) This project's routing, exact for the stored keys; ``first``: precision of a first pass beside them."""
+    """(g) This project's routing, exact for the stored keys; ``first``: precision of a first pass beside them."""
     kept = task.stored(dtype)
     part = task.part(kept, Keys.store(kept.exact(), first) if first else None)
     query, mask = task.folded, task.mask
@@ -144,7 +212,7 @@ def ours(task: Task, dtype: str, first: str | None = None) -> Peer:
 
 
 def first_pass(task: Task, dtype: str) -> Peer:
-    """(e) without its exact scores: rounded as the other peers are, and no more."""
+    """(g) without its exact scores: rounded as the other peers are, and no more."""
     kept, query, mask = task.stored(dtype), task.folded, task.mask
     part = task.part(kept)
 
@@ -168,6 +236,8 @@ def ways(task: Task, threads: int, only: str = "") -> dict[tuple[str, str], Call
         found["compiled", dtype] = partial(folded, task, dtype, compiled=True)
     if not cuda:
         found["faiss", "float32"] = partial(faiss_flat, task, threads)
+        found |= {("numkong", dtype): partial(numkong, task, threads, dtype) for dtype in (*TORCH, "int8")}
+        found["maxsim_cpu", "float32"] = partial(maxsim_cpu, task)
     for dtype in (*TORCH, "int8", *(("float8",) if cuda else ())):
         found["ours", dtype] = partial(ours, task, dtype)
         found["first_pass", dtype] = partial(first_pass, task, dtype)

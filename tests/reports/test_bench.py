@@ -57,6 +57,7 @@ def test_ours_is_compared_with_the_best_of_the_others(directory):
     assert row["ours"] == "int8" and row["best"] == "compiled int8"
     assert row["times_best"] == pytest.approx(1.5) and row["times_eager"] == pytest.approx(100)
     assert row["times_bfloat16"] == pytest.approx(1.5) and pd.isna(row["times_float32"])
+    assert row["not_measured"] == "faiss"
 
 
 def test_the_page_has_the_benchmark_where_it_was_run(new_tree, directory):
