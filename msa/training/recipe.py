@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from msa.model.stated import Router, Shape
+from msa.training.adapters import Adapter
 from msa.training.objectives import OBJECTIVES
 from msa.training.samples import Phase
 from msa.training.sources import stated_layers
@@ -45,12 +46,14 @@ class Optimizer:
 class TrainParams:
     """The ``params`` of a models.yaml entry of this kind.
 
-    A step is the mean over ``shards`` batches, each with a bank of its own, in any number of processes.
+    A step is the mean over ``shards`` batches, each with a bank of its own, in any number of processes. With an
+    ``adapter`` the parent's weights stay, and low-rank matrices beside them learn.
     """
 
     phases: Annotated[list[Phase], Field(min_length=1)]
     shape: TrainedShape | None = None
     router: Router | None = None
+    adapter: Adapter | None = None
     optimizer: Optimizer = field(default_factory=Optimizer)
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     max_id: Annotated[int, Field(gt=0, le=2**31)] = 1_000_000
@@ -64,6 +67,10 @@ def read_recipe(spec: ModelSpec, where: str) -> TrainParams:
     params: TrainParams = build(TrainParams, spec.params, where)
     if (params.shape is None) == (spec.after is None):
         raise UserError(f"{where}: key 'shape' is for a model without `after`, and needed there")
+    if params.adapter and spec.after is None:
+        raise UserError(f"{where}: key 'adapter' is for a model with `after`, whose weights stay; leave it out")
+    if params.adapter and params.router and not params.adapter.routers:
+        raise UserError(f"{where}: new routers must learn: say `routers: true` in key 'adapter'")
     names = [phase.name for phase in params.phases]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{where}: phases: '{twice[0]}' is named twice; give each phase a name of its own")

@@ -32,6 +32,7 @@ from msa.model.decoder import MSAModel
 from msa.model.initialise import initialise, initialise_routers
 from msa.model.prompt import Prompter, load_tokenizer
 from msa.ops import precision
+from msa.training import adapters
 from msa.training.muon import Muon
 from msa.training.objectives import OBJECTIVES
 from msa.training.recipe import check_model, read_recipe
@@ -93,6 +94,8 @@ class Trainer:
             first = self.phases[0]
             bank = self.sets[first.samples].memory_batch(0, self.params.seed, first, self.params.max_id)
             initialise_routers(self.model, bank.documents, bank.lengths)
+        if self.params.adapter:
+            adapters.insert(self.model, self.params.adapter)
         self.temperature = self.model.config.aux_temperature
         self.schedule = [phase for phase in self.phases for _ in range(phase.steps)]  # the phase of each step
         self._make_optimizers()
@@ -114,15 +117,18 @@ class Trainer:
     def _make_optimizers(self) -> None:
         matrices, vectors = [], []
         for name, parameter in self.model.named_parameters():
-            is_matrix = parameter.dim() == 2 and "embed_tokens" not in name and "lm_head" not in name
+            if not parameter.requires_grad:
+                continue
+            is_matrix = parameter.dim() == 2 and not any(part in name for part in ("embed_tokens", "lm_head", "lora_"))
             (matrices if is_matrix else vectors).append(parameter)
         spec = self.optimizer_spec
         muon = {"lr": spec.matrix_learning_rate, "weight_decay": spec.matrix_weight_decay}
         adam = {"lr": spec.vector_learning_rate, "betas": (0.9, 0.95), "weight_decay": 0.0}
-        made = (
+        made = [
             (Muon, matrices, muon | {"dtype": precision.PRODUCTS[self.precision]}),
             (torch.optim.AdamW, vectors, adam),
-        )
+        ]
+        made = [(kind, parameters, options) for kind, parameters, options in made if parameters]
         if self.ranks == 1:
             self.optimizers = [kind(parameters, **options) for kind, parameters, options in made]
         else:  # each process holds the state of its share of the parameters and updates these (ZeRO, stage 1)
@@ -217,6 +223,9 @@ class Trainer:
             temporary.write_text(lines_of(log))
         with whole_file(directory / "tokenizer.json") as temporary:
             shutil.copyfile(self.paths.tokenizer, temporary)
+        if self.params.adapter:
+            adapters.write(self.model, self.params.adapter, directory / adapters.FOLDER)
+            adapters.merge(self.model)
         write.save(self.model, directory, **self.carried)
         shutil.rmtree(resume.directory, ignore_errors=True)
 
@@ -246,7 +255,9 @@ class Resume:
                 optimizer.consolidate_state_dict(to=0)
         if self.trainer.rank:
             return
-        tensors = {f"model.{name}": tensor for name, tensor in self.trainer.model.state_dict().items()}
+        model = self.trainer.model
+        kept = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}  # the parent's
+        tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items() if name not in kept}
         for number, optimizer in enumerate(self.trainer.optimizers):
             for key, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{number}.{key}.{name}": torch.as_tensor(value) for name, value in state.items()}
@@ -280,7 +291,7 @@ class Resume:
             else:
                 _, number, key, value_name = name.split(".")
                 states[int(number)][int(key)][value_name] = tensor
-        self.trainer.model.load_state_dict(weights)
+        self.trainer.model.load_state_dict({**self.trainer.model.state_dict(), **weights})
         for optimizer, state in zip(self.trainer.optimizers, states, strict=True):
             plain = torch.optim.Optimizer.state_dict(optimizer)  # a sharded one gives its own only when it is gathered
             optimizer.load_state_dict({**plain, "state": dict(state)})
@@ -313,6 +324,7 @@ def main() -> None:
             Trainer(arguments.model, spec, paths, rank, ranks).run()
         if rank == 0:
             names = [path.name for path in directory.iterdir() if path.name in FILES or ".safetensors" in path.name]
+            names += [str(path.relative_to(directory)) for path in (directory / adapters.FOLDER).glob("*")]
             write_seal(directory / SEAL, made_from(spec, paths), names)
 
 
