@@ -22,13 +22,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from msa_base import meaning
 from msa_base.command import experiment_parser
 from msa_base.errors import UserError, run_command
 from msa_base.kinds import trains
 from msa_base.load import Experiment, load
 from msa_base.paths import Paths
 from msa_base.seal import value_digest
-from msa_base.stages import plain
 from msa_base.tables import whole_file
 from msa_base.validate import check_known, read_yaml
 from reports.evidence import ACCURACY, NOT_MEASURED, Evidence
@@ -40,7 +40,9 @@ KEY = COLUMNS[:6]
 
 
 def recipe(experiment: Experiment, system: str) -> str | None:
-    """Digest of all that the models of a system are trained by, but for seeds; None where none is trained."""
+    """Digest of all that the models of a system are trained by, with the defaults of what is not written and but for
+    seeds; None where none is trained.
+    """
     spec = experiment.systems[system]
     index = experiment.indexes[spec.index].model if spec.index else None
     named, chain = [spec.model, spec.reranker, index], {}
@@ -51,9 +53,10 @@ def recipe(experiment: Experiment, system: str) -> str | None:
     if not any(trains(model.kind) for model in chain.values()):
         return None
     sets = {name for model in chain.values() for name in model.samples}
-    samples = {name: _without_seed(experiment.profile.samples[name]) for name in sets}
-    models = {name: {**plain(model), "params": _without_seed(model.params)} for name, model in chain.items()}
-    return value_digest([models, samples, experiment.profile.tokenizer])[:12]
+    samples = {name: _without_seed(meaning.samples(experiment, name)) for name in sets}
+    models = {name: meaning.model(experiment, name) for name in chain}
+    models = {name: {**entry, "params": _without_seed(entry["params"])} for name, entry in models.items()}
+    return value_digest([models, samples, meaning.tokenizer(experiment)])[:12]
 
 
 def _without_seed(params: dict[str, Any]) -> dict[str, Any]:

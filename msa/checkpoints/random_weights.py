@@ -41,7 +41,7 @@ TEMPLATE = (
 
 
 @dataclass(frozen=True)
-class RandomWeights:
+class ModelParams:
     """The ``params`` of a models.yaml entry of this kind; above ``shard_mb`` the weights are shards with an index."""
 
     shape: Shape
@@ -53,14 +53,14 @@ class RandomWeights:
 
 def check_model(name: str, models: Mapping[str, ModelSpec], where: str) -> None:
     """Raise a UserError for an entry with a bad key."""
-    params: RandomWeights = build(RandomWeights, models[name].params, where)
+    params: ModelParams = build(ModelParams, models[name].params, where)
     if params.router:
         params.router.check_layers(params.shape.layers, where)
 
 
 def drawn(name: str, models: Mapping[str, ModelSpec], vocab_size: int) -> MSAModel:
     """The model of an entry with its weights."""
-    params: RandomWeights = build(RandomWeights, models[name].params, f"models.yaml: {name}: params")
+    params: ModelParams = build(ModelParams, models[name].params, f"models.yaml: {name}: params")
     torch.manual_seed(params.seed)
     model = MSAModel(planned_config(name, models, vocab_size))
     for parameter in model.parameters():
@@ -82,7 +82,7 @@ def main() -> None:
     made_from = made_of(spec).of(paths.root, paths.tokenizer)
     if Seal.current(directory / SEAL, made_from):
         return
-    params: RandomWeights = build(RandomWeights, spec.params, f"models.yaml: {arguments.model}: params")
+    params: ModelParams = build(ModelParams, spec.params, f"models.yaml: {arguments.model}: params")
     tokenizer = Tokenizer.from_file(str(paths.tokenizer))
     directory.mkdir(parents=True, exist_ok=True)
     for stale in directory.glob("*.safetensors*"):

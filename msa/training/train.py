@@ -35,6 +35,7 @@ from msa.ops import precision
 from msa.training import adapters
 from msa.training.muon import Muon
 from msa.training.objectives import OBJECTIVES
+from msa.training.recipe import TrainParams as ModelParams
 from msa.training.recipe import check_model, read_recipe
 from msa.training.samples import Batch, Phase, TrainingSet
 from msa.training.sources import made_from
@@ -47,7 +48,8 @@ from msa_base.specs import ModelSpec
 from msa_base.tables import read_json, whole_file, write_json
 
 TRAINS = True  # a module with this is a trainer: the workflow runs it for the models whose `kind` names it
-__all__ = ["TRAINS", "Trainer", "check_model"]  # check_model: baselines.checks.check asks it of an entry before any job
+# what is asked of an entry: baselines.checks.check its check_model before any job, msa_base.meaning its ModelParams
+__all__ = ["TRAINS", "ModelParams", "Trainer", "check_model"]
 
 FILES = ("config.json", "tokenizer.json", "train.jsonl")  # of a trained model, beside its weights
 GROWING = "train-{}.jsonl"  # of an unfinished training, with the digest of what it is made from

@@ -34,7 +34,8 @@ from msa.ops import precision
 from msa.training.cached_states import CachedStates, cache
 from msa.training.sources import TABLES, stated_layers
 from msa.training.whiten import Backbone, projection
-from msa.training.whitened import LOG, WhitenedParams, routed_config, run
+from msa.training.whitened import LOG, routed_config, run
+from msa.training.whitened import ModelParams as WhitenedParams
 from msa_base.errors import UserError, run_command
 from msa_base.paths import Paths
 from msa_base.records import Document
@@ -49,7 +50,7 @@ ASKED_AT_ONCE = 512  # questions
 
 
 @dataclass(frozen=True)
-class WarmUpParams(WhitenedParams):
+class ModelParams(WhitenedParams):
     """The ``params`` of a models.yaml entry of this kind, beside those of whitened routers.
 
     A step asks ``rows`` questions over their gold documents and ``negatives`` others; ``temperature`` divides scores,
@@ -174,9 +175,9 @@ def recall(ranked: Tensor) -> dict[str, float]:
     return {f"recall@{k}": round(float((ranked < k).float().mean()), 4) for k in KS}
 
 
-def read_params(spec: ModelSpec, where: str) -> WarmUpParams:
+def read_params(spec: ModelSpec, where: str) -> ModelParams:
     """The checked parameters of an entry; a UserError for a bad one, or one without a parent or with other sets."""
-    params: WarmUpParams = build(WarmUpParams, spec.params, where)
+    params: ModelParams = build(ModelParams, spec.params, where)
     if spec.after is None or len(spec.samples) != 2:
         raise UserError(
             f"{where}: a warm-up needs `after`, a backbone, and under `samples` a training and a development set"
@@ -197,7 +198,7 @@ def check_model(name: str, models: Mapping[str, ModelSpec], where: str) -> None:
         params.router.check_layers(layers, where)
 
 
-def read_texts(samples: Path, backbone: Backbone, config: ModelConfig, params: WarmUpParams, kept: Path) -> CachedTexts:
+def read_texts(samples: Path, backbone: Backbone, config: ModelConfig, params: ModelParams, kept: Path) -> CachedTexts:
     """A sample set's first documents and the questions on them, their states cached in ``kept``."""
     banks, asked = (read_arrow(table, samples / f"{table}.parquet").to_pylist() for table in TABLES)
     by_text = {row["text"]: Document(row["doc_id"], row["text"], row["num_tokens"]) for row in banks}
@@ -219,7 +220,7 @@ def read_texts(samples: Path, backbone: Backbone, config: ModelConfig, params: W
 
 
 def learn(
-    routers: Routers, fit: CachedTexts, development: CachedTexts, params: WarmUpParams, kept: Path
+    routers: Routers, fit: CachedTexts, development: CachedTexts, params: ModelParams, kept: Path
 ) -> list[dict[str, Any]]:
     """Train; ``routers`` keep the weights that find most for development. Returns the log; goes on from ``kept``."""
     optimizer = torch.optim.AdamW(routers.parameters(), lr=params.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)

@@ -39,7 +39,7 @@ __all__ = ["TRAINS", "check_model"]
 
 
 @dataclass(frozen=True)
-class WhitenedParams:
+class ModelParams:
     """The ``params`` of a models.yaml entry of this kind; the first ``documents`` and ``questions`` of its sample set
     whiten, and ``shrinkage`` is the share of the mean variance in place of the measured covariance.
     """
@@ -50,9 +50,9 @@ class WhitenedParams:
     shrinkage: Share = SHRINKAGE
 
 
-def read_params(spec: ModelSpec, where: str) -> WhitenedParams:
+def read_params(spec: ModelSpec, where: str) -> ModelParams:
     """The checked parameters of an entry; a UserError for a bad one, or one without a parent or with several sets."""
-    params: WhitenedParams = build(WhitenedParams, spec.params, where)
+    params: ModelParams = build(ModelParams, spec.params, where)
     if spec.after is None or len(spec.samples) != 1:
         raise UserError(f"{where}: whitened routers need `after`, a backbone, and one set under `samples`")
     if not params.router.form.bias:
@@ -67,7 +67,7 @@ def check_model(name: str, models: Mapping[str, ModelSpec], where: str) -> None:
         params.router.check_layers(layers, where)
 
 
-def routed_config(name: str, params: WhitenedParams, stored: hub.Stored) -> ModelConfig:
+def routed_config(name: str, params: ModelParams, stored: hub.Stored) -> ModelConfig:
     """A backbone's config with an entry's routers; a UserError where their parts do not fit each other."""
     router = {**vars(params.router), "routed_layers": tuple(params.router.routed_layers)}
     config = replace(read.read_config(stored), **router)

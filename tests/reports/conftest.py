@@ -43,7 +43,7 @@ TOY = {
     ],
     "seeds": [0],
     "models": ["backbone", "reader", "msa", "embedder"],
-    "samples": {"bare": {}, "short": {}, "mixed": {}, "long": {}},
+    "samples": {name: {"bank_tokens": 800, "banks": 1, "questions": 1} for name in ("bare", "short", "mixed", "long")},
     "latency": {"task": "scaling_facts", "questions": 4},
 }
 # chance of a right answer on needles, scaling, two-hop at 16K, and the part lost per factor of ten in memory

@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from msa.training.recipe import Optimizer
+from msa.training.samples import Phase
+from msa_base import validate
 from msa_base.errors import UserError
 from msa_base.load import load
 from reports import trainings
 from reports.claims import find
 from reports.published.reference import read_reference
+from tasks.stages.samples import SampleSpec
+from tasks.stages.vocabulary import WordsSpec
 
 
 @pytest.fixture
@@ -66,6 +71,35 @@ def test_a_recipe_is_everything_but_its_seed(new_tree: Callable, tmp_path: Path)
     path = tmp_path / "changed" / "models.yaml"
     path.write_text(path.read_text().replace("steps: 130", "steps: 131"))
     assert trainings.recipe(load(changed, tmp_path / "changed"), "msa") != trainings.recipe(base, "msa")
+
+
+def test_another_default_is_another_recipe(new_tree: Callable, tmp_path: Path) -> None:
+    base = new_tree().experiment
+    digest = trainings.recipe(base, "msa")
+    name = trainings.derive(base, 5, {"systems": ["msa"], "tasks": ["scaling_facts"], "contexts": ["16K"]}, tmp_path)
+
+    def with_default(record: type, key: str, value: object) -> str | None:
+        """The recipe where a record has another default."""
+        field = record.__dataclass_fields__[key]
+        kept = field.default
+        try:
+            field.default = value
+            validate.adapter.cache_clear()
+            return trainings.recipe(base, "msa")
+        finally:
+            field.default = kept
+            validate.adapter.cache_clear()
+
+    assert with_default(SampleSpec, "document_tokens", 97) != digest
+    assert with_default(Phase, "aux_weight", 0.2) != digest
+    assert with_default(Optimizer, "clip", 2.0) != digest
+    assert with_default(WordsSpec, "pieces", 601) != digest
+    assert trainings.recipe(base, "msa") == digest
+
+    path = tmp_path / "profiles" / f"{name}.yaml"
+    path.write_text(path.read_text().replace("bank_tokens: 800", "bank_tokens: 800\n    document_tokens: 96"))
+    assert "document_tokens: 96" in path.read_text()
+    assert trainings.recipe(load(name, tmp_path), "msa") == digest  # a default that is written out
 
 
 def test_the_command_trains_each_seed_once_and_keeps_what_it_scored(
