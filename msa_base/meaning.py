@@ -1,6 +1,7 @@
 """What entries mean that a model is trained by: their values with the defaults of the records that check them.
 
-An entry as it is written says nothing of a default, and a default may change.
+An entry as it is written says nothing of a default, and a default may change. What is off (null, false, empty) is left
+out, so that a new key that is off by default changes the meaning of no entry.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msa_base.validate import build
 def tokenizer(experiment: Experiment) -> dict[str, Any]:
     """The profile's tokenizer."""
     check = import_module("tasks.stages.vocabulary").tokenizer_spec
-    return stages.plain(check(experiment.profile.tokenizer, f"{experiment.file}: tokenizer"))
+    return stated(check(experiment.profile.tokenizer, f"{experiment.file}: tokenizer"))
 
 
 def samples(experiment: Experiment, name: str) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def samples(experiment: Experiment, name: str) -> dict[str, Any]:
     entry = experiment.profile.samples[name]
     module, record = ("tasks.qa.samples", "RealSpec") if "set" in entry else ("tasks.stages.samples", "SampleSpec")
     checked = build(getattr(import_module(module), record), entry, f"{experiment.file}: samples: {name}")
-    return stages.plain(checked)
+    return stated(checked)
 
 
 def model(experiment: Experiment, name: str) -> dict[str, Any]:
@@ -33,6 +34,17 @@ def model(experiment: Experiment, name: str) -> dict[str, Any]:
     spec, where = experiment.models[name], f"{experiment.configs / 'models.yaml'}: {name}"
     module = import_kind(spec.kind, "msa.checkpoints" if spec.kind == PRETRAINED else "baselines.parts", where)
     if not hasattr(module, "ModelParams"):
-        return {**stages.plain(spec), "code": stages.model(spec).code}
+        return {**stated(spec), "code": stages.model(spec).code}
     params = build(module.ModelParams, spec.params, f"{where}: params")
-    return {**stages.plain(spec), "params": stages.plain(params)}
+    return {**stated(spec), "params": stated(params)}
+
+
+def stated(value: Any) -> Any:
+    """Configuration as a JSON value, without the keys that are off."""
+    value = stages.plain(value)
+    if isinstance(value, list):
+        return [stated(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: stated(item) for key, item in value.items()}
+    return {key: item for key, item in found.items() if not (item is None or item is False or item in ([], {}))}

@@ -55,7 +55,7 @@ def recipe(experiment: Experiment, system: str) -> str | None:
     sets = {name for model in chain.values() for name in model.samples}
     samples = {name: _without_seed(meaning.samples(experiment, name)) for name in sets}
     models = {name: meaning.model(experiment, name) for name in chain}
-    models = {name: {**entry, "params": _without_seed(entry["params"])} for name, entry in models.items()}
+    models = {name: {**entry, "params": _without_seed(entry.get("params", {}))} for name, entry in models.items()}
     return value_digest([models, samples, meaning.tokenizer(experiment)])[:12]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from msa.training.recipe import Optimizer
 from msa.training.samples import Phase
-from msa_base import validate
+from msa_base import meaning, validate
 from msa_base.errors import UserError
 from msa_base.load import load
 from reports import trainings
@@ -94,12 +94,18 @@ def test_another_default_is_another_recipe(new_tree: Callable, tmp_path: Path) -
     assert with_default(Phase, "aux_weight", 0.2) != digest
     assert with_default(Optimizer, "clip", 2.0) != digest
     assert with_default(WordsSpec, "pieces", 601) != digest
+    assert with_default(SampleSpec, "keyed_answers", True) != digest
     assert trainings.recipe(base, "msa") == digest
 
     path = tmp_path / "profiles" / f"{name}.yaml"
     path.write_text(path.read_text().replace("bank_tokens: 800", "bank_tokens: 800\n    document_tokens: 96"))
     assert "document_tokens: 96" in path.read_text()
     assert trainings.recipe(load(name, tmp_path), "msa") == digest  # a default that is written out
+
+
+def test_a_key_that_is_off_says_nothing_and_a_zero_does() -> None:
+    entry = {"a": None, "b": False, "c": [], "d": {"e": None}, "f": 0, "g": [{"h": False, "i": 0.5}], "j": True}
+    assert meaning.stated(entry) == {"f": 0, "g": [{"i": 0.5}], "j": True}
 
 
 def test_the_command_trains_each_seed_once_and_keeps_what_it_scored(
