@@ -8,6 +8,7 @@
 # table-2          the paper's table: its cells alone, beside what was published; table-3, table-4, figure-1, figure-4
 #                  and figure-training-time too      make table-2 PROFILE=paper, or paper_rehearsal on two cores
 # bench            routing and the engine here, against what could be used instead; about ten minutes
+# bench-workflow   how fast each stage of a profile works, in runs of one kernel (smoke, unless another is named)
 # load             many clients ask while the memory is edited, each answer checked      make load PROFILE=tiny SYSTEMS=msa,rag_bm25
 # bench-gpu        checks every kernel on a GPU, then measures, and writes under reports/bench/
 # report-check     opens a finished report in headless Chromium (Debian's package): figures, links, axe    make report-check PROFILE=tiny
@@ -49,7 +50,7 @@ $(if $(filter avx2,$(ISA)),,$(error ISA=$(ISA) is unknown; write ISA=avx2 or lea
 $(foreach held,$(AVX2),$(eval export $(held)))
 endif
 
-.PHONY: help reproduce smoke tune table-2 table-3 table-4 figure-1 figure-4 figure-training-time plan bench load bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
+.PHONY: help reproduce smoke tune table-2 table-3 table-4 figure-1 figure-4 figure-training-time plan bench bench-workflow load bench-gpu snapshot report-check compare exchange new-baseline new-task check-retrieval check-hipporag wandb-sync test soak mutants versions lint clean
 .DEFAULT_GOAL := reproduce
 
 help:
@@ -75,6 +76,12 @@ plan: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m msa.bench $(BENCH)
 	@$(BIN)/python -m reports.bench results/bench
+
+bench-workflow: PROFILE = smoke
+bench-workflow: SYSTEMS = all
+bench-workflow: $(READY)
+	@$(BIN)/python -m msa.bench.workflow --results results/bench $(EXPERIMENT) --systems $(call quoted,SYSTEMS) $(BENCH)
+	@$(BIN)/python -m reports.bench --workflow
 
 load: SYSTEMS = msa,rag_bm25,rag_dense
 load: $(READY)

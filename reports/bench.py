@@ -1,6 +1,7 @@
-"""The benchmark of routing: a roofline and a table of what `make bench` measured.
+"""The benchmarks: a roofline and a table of what `make bench` measured, the stages of `make bench-workflow`.
 
 python -m reports.bench results/bench        writes roofline.svg and summary.csv beside routing.csv
+python -m reports.bench --workflow           shows results/bench/workflow.csv, stage by stage
 """
 
 from __future__ import annotations
@@ -100,6 +101,31 @@ def table(frame: pd.DataFrame) -> Table:
     return Table("routing", "Routing one layer: times as fast as the others", columns, rows, frame)
 
 
+def stages(frame: pd.DataFrame) -> Table:
+    """The jobs of each stage and unit together: their seconds, the share of start-up, kernels for one unit."""
+    columns = [
+        *plain(profile="Profile", stage="Stage"),
+        Column("jobs", "Jobs"),
+        Column("seconds", "Seconds", seconds_text),
+        Column("start_up", "Start-up, of those that record their work", ".0%"),
+        Column("unit", "One"),
+        Column("units_per_s", "A second", ".3g"),
+        Column("kernels_per_unit", "Kernels for one", ".3g"),
+        Column("not_measured", "Jobs not measured"),
+    ]
+    rows = []
+    for (profile, stage), jobs in frame.groupby(["profile", "stage"], sort=False):
+        ok = jobs[jobs["status"] == "ok"]
+        for unit, alike in ok.groupby("unit", sort=False) if len(ok) else [(None, ok)]:
+            own = alike[alike["work_s"].notna()]
+            start_up = 1 - own["work_s"].sum() / own["seconds"].sum() if len(own) else None
+            count, spent = alike["count"].sum(), alike["seconds"].sum()
+            kernels = (alike["seconds"] / alike["kernel_s"]).sum()
+            each = (count / spent, kernels / count) if len(alike) else (None, None)
+            rows.append((profile, stage, len(alike), spent, start_up, unit, *each, len(jobs) - len(ok)))
+    return Table("workflow", "Stages of a workflow, in runs of one kernel", columns, rows, frame)
+
+
 def roofline(frame: pd.DataFrame) -> Figure | None:
     """FLOP/s of every row over FLOPs per necessary byte, under the machine's measured limits of each dtype."""
     ok = frame[frame["status"] == "ok"]
@@ -131,7 +157,15 @@ def main() -> None:
     """Draw the roofline and write the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=given_path, nargs="?", default="results/bench", help="where routing.csv lies")
-    directory = parser.parse_args().directory
+    parser.add_argument("--workflow", action="store_true", help="the stages of workflow.csv in place of routing")
+    chosen = parser.parse_args()
+    directory = chosen.directory
+    if chosen.workflow:
+        path = directory / "workflow.csv"
+        if not path.exists():
+            raise UserError(f"{path}: no such file; run `make bench-workflow` first")
+        print("\n".join(stages(pd.read_csv(path)).text()))
+        return
     frame = read(directory)
     if frame is None:
         raise UserError(f"{directory / 'routing.csv'}: no such file; run `make bench` first")

@@ -35,6 +35,7 @@ DEFICIT_TOKENS = 512  # of a cell: float64 over all chunks costs more than what 
 MATMUL = 2048
 READ_BYTES = 1 << 29  # between two calls of a cold cell too: more than a cache holds
 CEILING_TURNS = 5
+WRONG = 0.01  # a deficit that no rounding explains: int8 moves a score by less than 0.001
 SLOW = 5  # times the seconds that a peer has: it is called once
 Job = Callable[[], Any]
 Clock = Callable[[Job], float]
@@ -211,6 +212,8 @@ def measure(cell: BenchCase, done: set[tuple[str, str]], options: dict[str, Any]
                 estimate, answer, extra = min(first, timed(run)), *_once(run, device, timed)[1:]
             count = max(1, DEFICIT_TOKENS // cell.question_tokens)
             row |= {"deficit": peers.deficit(task, answer, count), "extra_bytes": extra}
+            if row["deficit"] > WRONG:
+                raise RuntimeError(f"a document that it chose scores {row['deficit']:.3f} below the right ones")
         except peers.NotMeasured as error:
             rows.append(row | {"status": f"not measured: {error}"})
             continue

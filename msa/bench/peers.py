@@ -127,6 +127,8 @@ def folded(task: Task, dtype: str, compiled: bool = False) -> Peer:
         import torch._inductor.config
 
         torch._inductor.config.compile_threads = 1  # one kernel: a pool of compilers takes longer to start
+        if not may_use("AVX512_CORE"):
+            torch._inductor.config.cpp.simdlen = 256  # where ATen is held to AVX2, loops of 512 bits write wrong values
     queries, questions = task.folded.flatten(0, 1), len(task.queries)
     if dtype == "int8":
         rows, kept = Keys.store(queries, dtype), task.stored(dtype)

@@ -82,6 +82,20 @@ def test_what_is_not_installed_is_said_and_measured_once_it_is(tmp_path, monkeyp
     assert [row["status"] for row in command.read(out, COLUMNS)] == ["ok"]
 
 
+def test_wrong_documents_are_no_measurement(monkeypatch):
+    monkeypatch.setattr(measure, "READ_BYTES", 1 << 20)
+    monkeypatch.setattr(measure, "MATMUL", 128)
+    best = peers.best_documents
+    monkeypatch.setattr(peers, "best_documents", lambda scores, offsets: best(-scores, offsets))
+    threads = torch.get_num_threads()
+    options = {"device": "cpu", "threads": 1, "seconds": 0.01, "repetitions": 1, "only": "folded float32"}
+    try:
+        (row,) = measure.measure(BenchCase("16K", 32, 1, "warm"), set(), options)
+    finally:
+        torch.set_num_threads(threads)
+    assert row["status"].startswith("failed: a document that it chose scores") and "median_s" not in row
+
+
 def test_a_library_asked_once_a_token_is_not_asked_for_thousands():
     task = peers.Task.random(8, 1, peers.MAXSIM_CALLS + 1, CPU)
     if find_spec("maxsim_cpu"):
