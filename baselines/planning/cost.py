@@ -256,8 +256,8 @@ def _published_sets() -> dict[str, Any]:
 
 @cache
 def _read_documents(path: Path, changed: int) -> Documents:
-    """Lengths and bytes of a corpus's texts, without holding them."""
-    lengths = read_arrow("corpus", path, ["doc_id", "num_tokens"])["num_tokens"].to_numpy()
+    """Lengths and bytes of a corpus's texts, without holding them (nor pandas, which Arrow's to_numpy imports)."""
+    lengths = np.array(read_arrow("corpus", path, ["doc_id", "num_tokens"])["num_tokens"].to_pylist(), np.int64)
     batches = pq.ParquetFile(path).iter_batches(columns=["text"])
     return Documents(lengths, sum(pc.sum(pc.binary_length(batch["text"])).as_py() or 0 for batch in batches))
 
@@ -267,7 +267,7 @@ def _prepared(cell: Path, changed: int, tail: Documents, tokenizer: Path) -> dic
     """What the prepared data of a task at a context say, for all systems."""
     rows = read_arrow("overlays", cell / "overlays.parquet", ["overlay_id", "num_tokens"])
     number = ViewRecord.read(cell / "view.json").base_documents
-    overlay = rows["num_tokens"].to_numpy()
+    overlay = np.array(rows["num_tokens"].to_pylist(), np.int64)
     found = {
         "base": Documents(tail.lengths[:number], tail.text_bytes * number // max(1, len(tail))),
         "overlay": Documents(overlay, int(overlay.sum()) * tail.text_bytes // max(1, tail.tokens)),

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from msa.checkpoints import gguf
 from msa.checkpoints.hub import GENERATION, Stored, open_directory
@@ -61,6 +63,15 @@ def load(path: Path | str, dtype: torch.dtype = torch.float32, released_inferenc
     return read_model(find(path), dtype, released_inference)
 
 
+class Unfilled(TorchFunctionMode):
+    """Leaves out a normal draw of initial values, which on the meta device imports torch._dynamo: a second or more."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.init.normal_:
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 def read_model(stored: Stored, dtype: torch.dtype = torch.float32, released_inference: bool = False) -> MSAModel:
     """The model of an opened checkpoint; see :func:`load`."""
     config = read_config(stored, released_inference)
@@ -68,7 +79,7 @@ def read_model(stored: Stored, dtype: torch.dtype = torch.float32, released_infe
     if len(held) < config.layers:
         raise UserError(f"{stored.path}: holds {len(held)} layers, its config asks for {config.layers}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             model = MSAModel(config)
     except (RuntimeError, OverflowError) as error:  # sizes whose product no tensor can have
         raise UserError(f"{stored.path}: does not fit its config: {str(error).splitlines()[0]}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,13 @@ def files(directory: Path) -> dict[str, bytes]:
 
 def msa_config(directory: Path) -> dict:
     return json.loads((directory / "config.json").read_text())["msa_config"]
+
+
+def test_opening_a_model_imports_no_compiler(tmp_path):
+    backbone(tmp_path / "plain")
+    code = "import sys, torch; before = 'torch._dynamo' in sys.modules; from msa.checkpoints import read\n"
+    code += f"read.load({str(tmp_path / 'plain')!r}); sys.exit(('torch._dynamo' in sys.modules) - before)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3]).returncode == 0
 
 
 def test_a_backbone_becomes_msa(tmp_path, tokenizer, cli):
