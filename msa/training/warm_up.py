@@ -3,8 +3,8 @@
     python -m msa.training.warm_up --profile small_qa_trained --model msa
 
 An entry of models.yaml names the backbone (``after``), two sample sets, the second of which decides when to stop, and
-the router. Each router starts whitened (msa.training.whiten); its two projections learn by InfoNCE over a bank that a
-step's questions share. A killed call goes on where it last saved.
+the router. Each router starts whitened (msa.training.whiten); its two projections, and how much each layer counts in
+the fused list, learn by InfoNCE over a bank that a step's questions share. A killed call goes on where it last saved.
 
 Shape legend: Q questions, T their tokens, N documents, C chunks of a document (padded), E hidden size, W routing width.
 """
@@ -15,7 +15,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,27 +41,32 @@ from msa_base.paths import Paths
 from msa_base.records import Document
 from msa_base.specs import ModelSpec
 from msa_base.tables import read_arrow, whole_file
-from msa_base.validate import Count, Positive, Share, build
+from msa_base.validate import Count, Positive, Rate, Share, Whole, build
 
 TRAINS = True  # the workflow runs it for the models whose `kind` names it
 __all__ = ["TRAINS", "check_model"]
 KS = (1, 5, 16)
 ASKED_AT_ONCE = 512  # questions
+HARD = 8  # documents that BM25 finds first, of which a question's hard negatives are drawn
 
 
 @dataclass(frozen=True)
 class ModelParams(WhitenedParams):
     """The ``params`` of a models.yaml entry of this kind, beside those of whitened routers.
 
-    A step asks ``rows`` questions over their gold documents and ``negatives`` others; ``temperature`` divides scores,
-    ``dropout`` is of whitened states. Every ``evaluate_every`` steps the development set is asked, and training stops
-    when ``patience`` looks in a row found no better recall (the sum of recall@1, @5 and @16).
+    A step asks ``rows`` questions over their gold documents, ``negatives`` others, and for each question
+    ``hard_negatives`` of those that BM25 finds first. ``temperature`` divides scores, ``dropout`` is of whitened
+    states. ``layer_learning_rate`` is that of the layers' weights, as logarithms; without it they stay as stated. Every
+    ``evaluate_every`` steps the development set is asked, and training stops when ``patience`` looks in a row found no
+    better recall (the sum of recall@1, @5 and @16).
     """
 
     steps: Count = 300
     rows: Count = 32
     negatives: Count = 192
-    learning_rate: Positive = 1e-3
+    hard_negatives: Whole = 0
+    learning_rate: Rate = 1e-3
+    layer_learning_rate: Rate | None = None
     temperature: Positive = 0.02
     dropout: Share = 0.1
     evaluate_every: Count = 50
@@ -70,11 +75,15 @@ class ModelParams(WhitenedParams):
 
 @dataclass(frozen=True)
 class CachedTexts:
-    """Cached documents and questions; ``gold`` [Q] is the place of the document that answers each question."""
+    """Cached documents and questions; ``gold`` [Q] is the place of the document that answers each question.
+
+    ``hard`` [Q, at most HARD] are those that BM25 finds first.
+    """
 
     documents: CachedStates
     questions: CachedStates
     gold: Tensor
+    hard: Tensor
 
 
 class RouterSide(nn.Module):
@@ -116,8 +125,13 @@ class Routers(nn.Module):
                 RouterSide(keys, shrinkage, width, 1, length),
             )
             self.sides[str(layer)] = nn.ModuleList(both)
-        self.shares = config.form.shares(len(moments))
+        self.layers = nn.Parameter(torch.tensor(config.form.shares(len(moments))).log())
         self.precision = precision.choose("training", "auto", torch.device("cpu"))
+
+    def stated(self) -> ModelConfig:
+        """The config with the layers' weights as they are now."""
+        weights = tuple(round(share, 6) for share in self.layers.softmax(0).tolist())
+        return replace(self.config, form=replace(self.config.form, layer_weights=weights))
 
     def tensors(self) -> dict[str, Tensor]:
         """As a checkpoint names them, the temperature of their loss with them."""
@@ -135,7 +149,7 @@ class Routers(nn.Module):
         chunks, _ = spread(texts.documents, documents)
         counts = texts.documents.counts[documents]
         real = torch.arange(int(counts.max())) < counts.unsqueeze(1)
-        for (layer, (query, key)), share in zip(self.sides.items(), self.shares, strict=True):
+        for (layer, (query, key)), share in zip(self.sides.items(), self.layers.softmax(0), strict=True):
             with precision.autocast(self.precision, tokens.device):
                 k = router.normalise_keys(key(texts.documents.layer(int(layer))[chunks], dropout))
                 q = query(texts.questions.layer(int(layer))[tokens], dropout)
@@ -198,6 +212,17 @@ def check_model(name: str, models: Mapping[str, ModelSpec], where: str) -> None:
         params.router.check_layers(layers, where)
 
 
+def first_found(texts: list[str], questions: list[str]) -> Tensor:
+    """The documents that BM25 finds first for each question [Q, at most HARD]; bm25s as it comes."""
+    import bm25s
+
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+    asked = bm25s.tokenize(questions, show_progress=False)
+    found, _ = index.retrieve(asked, k=min(HARD, len(texts)), show_progress=False)
+    return torch.from_numpy(found.astype("int64"))
+
+
 def read_texts(samples: Path, backbone: Backbone, config: ModelConfig, params: ModelParams, kept: Path) -> CachedTexts:
     """A sample set's first documents and the questions on them, their states cached in ``kept``."""
     banks, asked = (read_arrow(table, samples / f"{table}.parquet").to_pylist() for table in TABLES)
@@ -216,14 +241,29 @@ def read_texts(samples: Path, backbone: Backbone, config: ModelConfig, params: M
     states = cache(backbone, rows, layers, config.pool_tokens, kept / "documents", f"{samples.name} documents")
     rows = backbone.asked([question for question, _ in pairs], form)
     questions = cache(backbone, rows, layers, 1, kept / "questions", f"{samples.name} questions")
-    return CachedTexts(states, questions, torch.tensor([place[text] for _, text in pairs]))
+    hard = first_found(list(place), [question for question, _ in pairs])
+    return CachedTexts(states, questions, torch.tensor([place[text] for _, text in pairs]), hard)
+
+
+def draw(fit: CachedTexts, params: ModelParams, step: int) -> tuple[Tensor, Tensor]:
+    """Numbers of the questions and documents of a step."""
+    drawn = torch.Generator().manual_seed(step)
+    asked = torch.randperm(len(fit.gold), generator=drawn)[: params.rows]
+    others = torch.randperm(len(fit.documents.lengths), generator=drawn)[: params.negatives]
+    places = torch.rand(len(asked), fit.hard.shape[1], generator=drawn).argsort(1)[:, : params.hard_negatives]
+    return asked, torch.cat((fit.gold[asked], others, fit.hard[asked].gather(1, places).flatten())).unique()
 
 
 def learn(
     routers: Routers, fit: CachedTexts, development: CachedTexts, params: ModelParams, kept: Path
 ) -> list[dict[str, Any]]:
     """Train; ``routers`` keep the weights that find most for development. Returns the log; goes on from ``kept``."""
-    optimizer = torch.optim.AdamW(routers.parameters(), lr=params.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    routers.layers.requires_grad_(params.layer_learning_rate is not None)
+    groups = [
+        {"params": list(routers.sides.parameters()), "most": params.learning_rate},
+        {"params": [routers.layers], "most": params.layer_learning_rate or 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
     place, every = kept / "state.pt", torch.arange(len(development.gold))
     if place.exists():
         state = torch.load(place, weights_only=True)
@@ -242,13 +282,11 @@ def learn(
     for step in bar:
         if len(log) > params.patience and max(map(figure, log)) > max(map(figure, log[-params.patience :])):
             break
-        drawn = torch.Generator().manual_seed(step)
         torch.manual_seed(step)  # of the dropout
-        asked = torch.randperm(len(fit.gold), generator=drawn)[: params.rows]
-        others = torch.randperm(len(fit.documents.lengths), generator=drawn)[: params.negatives]
-        documents = torch.cat((fit.gold[asked], others)).unique()
+        asked, documents = draw(fit, params, step)
         share = min(1.0, (step + 1) / 20) * (1 - step / params.steps)
-        optimizer.param_groups[0]["lr"] = params.learning_rate * share
+        for group in optimizer.param_groups:
+            group["lr"] = group["most"] * share
         routers.train()
         scores = routers(fit, asked, documents, params.dropout) / params.temperature
         loss = F.cross_entropy(scores, torch.searchsorted(documents, fit.gold[asked]))
@@ -284,7 +322,8 @@ def warm_up(name: str, spec: ModelSpec, paths: Paths, digest: str) -> None:
     state = dict(backbone.model.state_dict()) | routers.tensors()
     directory = paths.model(name)
     directory.mkdir(parents=True, exist_ok=True)
-    print(write(stored, config, state, directory, directory, torch.float32, hub.SHARD_BYTES))
+    stated = routers.stated() if params.layer_learning_rate else config
+    print(write(stored, stated, state, directory, directory, torch.float32, hub.SHARD_BYTES))
     log[-1] |= {"seconds": round(time.perf_counter() - started, 3), "precision": routers.precision}
     with whole_file(directory / LOG) as temporary:
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in log))

@@ -16,6 +16,7 @@ from msa_base.errors import UserError
 from msa_base.paths import Paths
 from msa_base.specs import ModelSpec
 from msa_base.tables import write_table
+from msa_base.validate import build
 from tests.small_model import small_config
 
 FORM = {"query_heads": 1, "key_heads": 1, "head_dim": 32, "bias": True, "query_reduce": "mean", "fused": True}
@@ -98,6 +99,29 @@ def test_scores_are_those_of_the_model_that_is_written(place, documents) -> None
             chunks = keys[texts.documents.first[k] : texts.documents.first[k + 1]]
             expected[q, k] += 0.5 * (asked @ chunks.T).amax(1).mean()
     assert torch.allclose(found, expected, atol=1e-3)
+
+
+def test_layers_learn_how_much_they_count(place) -> None:
+    warm_up.warm_up("msa", spec(layer_learning_rate=0.1), place, "d")
+    log = [json.loads(line) for line in (place.model("msa") / "train.jsonl").read_text().splitlines()]
+    kept, alike = read.read_config(read.find(place.model("msa"))).form.layer_weights, (0.5, 0.5)
+    assert sum(kept) == pytest.approx(1, abs=1e-5)
+    found = [sum(entry[f"recall@{k}"] for k in warm_up.KS) for entry in log]
+    assert (kept != alike) == (max(found) > found[0])  # the start is kept where nothing found more
+    warm_up.warm_up("fixed", spec(), place, "d")
+    assert read.read_config(read.find(place.model("fixed"))).form.layer_weights == ()
+
+
+def test_hard_negatives_are_what_words_find() -> None:
+    texts = ["red fox", "red fox runs", "blue whale", "green tree"]
+    hard = warm_up.first_found(texts, ["fox runs", "a whale"])
+    assert hard[0, :2].tolist() == [1, 0] and hard[1, 0] == 2
+    few = warm_up.CachedStates(None, torch.ones(9, dtype=torch.long), 1)
+    fit = warm_up.CachedTexts(few, few, torch.tensor([8] * 9), torch.tensor([[3, 5]] * 9))
+    params = build(warm_up.ModelParams, PARAMS | {"negatives": 1, "hard_negatives": 1}, "p")
+    draws = [warm_up.draw(fit, params, step) for step in range(20)]
+    assert all(len(asked) == 3 and 8 in documents and {3, 5} & set(documents.tolist()) for asked, documents in draws)
+    assert any(len({3, 5} & set(documents.tolist())) == 2 for _, documents in draws)
 
 
 def test_a_killed_training_equals_one_that_was_not(place, monkeypatch) -> None:
