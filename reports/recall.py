@@ -2,9 +2,10 @@
 
     python -m reports.recall recalls.json
 
-compares HippoRAG 2 with dense retrieval on the same questions: paired intervals over questions, 95 %, and as many
-questions for a verdict as reports/published/ledger.yaml asks (``least``). The rows are those that
-``python -m baselines.checks.hipporag_check --output recalls.json`` writes.
+compares HippoRAG 2 with dense retrieval, or what ``--first`` and ``--second`` name, on the same questions: paired
+intervals over questions, 95 %, and as many questions for a verdict as reports/published/ledger.yaml asks (``least``).
+The rows are those that ``python -m baselines.checks.hipporag_check --output recalls.json`` writes, or
+``python -m baselines.checks.router_recall --models ...``.
 """
 
 from __future__ import annotations
@@ -62,12 +63,13 @@ def verdict(found: Interval, least: int) -> str:
 
 
 def main() -> int:
-    """Compare and print; exits with 1 where HippoRAG 2 is worse beyond noise."""
+    """Compare and print; exits with 1 where the first is worse beyond noise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "rows", type=given_path, help="a row a question, as baselines.checks.hipporag_check writes them"
-    )
-    table = compare(read_json(parser.parse_args().rows), "hipporag", "dense")
+    parser.add_argument("rows", type=given_path, help="a row a question, as the checks of retrieval write them")
+    parser.add_argument("--first", default="hipporag", help="a retriever of the rows (default: hipporag)")
+    parser.add_argument("--second", default="dense", help="what it is compared with (default: dense)")
+    chosen = parser.parse_args()
+    table = compare(read_json(chosen.rows), chosen.first, chosen.second)
     print("\n".join(table.text()))
     return int("worse" in set(table.frame["verdict"]))
 

